@@ -1,0 +1,155 @@
+/* One HTTP request, from its first line to its last byte sent.
+ *
+ * A route is a struct request_ops. MHD drives it: begin() when the headers are
+ * in, body() for each piece of the body (or the body is collected for routes
+ * that take JSON), end() when it is complete. Any of them may answer with a
+ * reply function; if none did, the connection is suspended until somebody
+ * does, from an engine callback. release() comes exactly once, also when the
+ * client went away, and must let go of everything begun in the engine. */
+#ifndef RAMET_API_REQUEST_H
+#define RAMET_API_REQUEST_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "api/server/server.h"
+#include "api/server/uri.h"
+
+struct request_ops {
+	size_t json_max; /* > 0: the body is JSON of at most this size, collected for end() */
+	const char *const *params; /* allowed query parameters, NULL-terminated; NULL: none */
+	void (*begin)(struct request *request);
+	/* Takes body bytes; returns how many. When it takes fewer it must have
+	 * arranged for request_wake(). NULL: the request has no body. */
+	size_t (*body)(struct request *request, const char *data, size_t len);
+	void (*end)(struct request *request);
+	void (*release)(struct request *request);
+};
+
+struct request {
+	struct server *server;
+	struct request *next, *prev;
+	struct MHD_Connection *connection; /* known from begin() on */
+	char *target;                      /* the raw request target */
+	bool target_too_long;
+	struct uri uri;
+	const char *sandbox_id; /* from the path; NULL on routes without */
+	const struct request_ops *ops;
+	void *state; /* the route's own, freed by its release() */
+	uint64_t start_ns;
+
+	char *body; /* collected JSON */
+	size_t body_len, body_room;
+	size_t drained;
+
+	struct MHD_Response *response; /* to be queued as soon as MHD allows */
+	unsigned int status;
+	bool begun, ended, queued, suspended, gone;
+	sd_event_source *hangup;
+};
+
+/* ---- request.c: life cycle ---- */
+
+/* MHD hooks; see MHD_OPTION_URI_LOG_CALLBACK, _NOTIFY_COMPLETED. */
+void *request_new(void *server, const char *target, struct MHD_Connection *connection);
+enum MHD_Result request_handle(void *server, struct MHD_Connection *connection, const char *url,
+			       const char *method, const char *version, const char *data,
+			       size_t *len, void **state);
+void request_completed(void *server, struct MHD_Connection *connection, void **state,
+		       enum MHD_RequestTerminationCode why);
+
+/* Stops reading from and writing to the client until request_wake(). */
+void request_suspend(struct request *request);
+void request_wake(struct request *request);
+
+/* Lets go of the engine and makes MHD drop the connection at its next turn. */
+void request_abort(struct request *request);
+
+/* Gives a client that does not read or write longer than an idle one gets. */
+void request_set_timeout(struct request *request, unsigned int seconds);
+
+/* Frees the collected body. */
+void request_body_free(struct request *request);
+
+/* The sandbox named in the path; answers 404 or, with `ready` and the sandbox
+ * not ready, 409, and returns NULL. Valid until the next return to the loop. */
+struct sandbox *request_sandbox(struct request *request, bool ready);
+
+/* ---- router.c ---- */
+
+/* Finds the route of a request whose target is parsed; answers 404 or 405. */
+void request_route(struct request *request, const char *method);
+
+/* ---- reply.c: exactly one of these per request ---- */
+
+/* Sends `object` (reference taken) with "timings" completed by total_ms. */
+void reply_json(struct request *request, unsigned int status, json_t *object);
+void reply_error(struct request *request, unsigned int status, const char *code, const char *fmt,
+		 ...) __attribute__((format(printf, 4, 5)));
+/* What an engine error means over HTTP. */
+void reply_engine_error(struct request *request, const struct ramet_err *err);
+/* Takes the response over; it is sent when MHD allows. */
+void reply_response(struct request *request, unsigned int status, struct MHD_Response *response);
+void reply_bytes(struct request *request, const char *type, const void *data, size_t len);
+
+/* The pair that stands for an engine error: status and code. */
+struct error_kind {
+	int number;
+	unsigned int status;
+	const char *code;
+};
+const struct error_kind *error_kind_find(int number);
+
+/* {"code","message"}; the message is made valid UTF-8. */
+json_t *error_object(const char *code, const char *message);
+
+/* Nanoseconds as JSON milliseconds, to the microsecond. */
+json_t *json_ms(uint64_t ns);
+#define JSON_REPLY_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15))
+
+/* Nanoseconds since 1970 as an RFC 3339 string in UTC. */
+json_t *json_time(int64_t ns);
+
+/* ---- validate.c ---- */
+
+enum field_type { FIELD_STRING, FIELD_INTEGER, FIELD_BOOLEAN, FIELD_OBJECT };
+
+struct field {
+	const char *name;
+	enum field_type type;
+	bool required;
+	json_int_t min, max; /* FIELD_INTEGER: value; FIELD_STRING: bytes */
+};
+
+/* Parses the collected body and holds it to `fields` (ended by a NULL name).
+ * An empty body is an empty object. Answers 400 and returns NULL on error;
+ * else the object is the caller's. */
+json_t *request_json(struct request *request, const struct field *fields);
+
+/* Whether text is 1..max bytes of [a-z0-9._-] starting with a letter or digit. */
+bool name_valid(const char *text, size_t max);
+
+/* The "path" parameter: absolute, of a sane length; else answers 400, NULL. */
+const char *request_guest_path(struct request *request);
+
+/* ---- pending.c: engine calls that outlive their request ---- */
+
+struct pending {
+	struct server *server;
+	struct request *request; /* NULL when the client is gone */
+	struct pending *next, *prev;
+	char id[SANDBOX_ID_MAX];
+};
+
+struct pending *pending_new(struct request *request);
+void pending_free(struct pending *pending);
+
+/* ---- the routes ---- */
+
+extern const struct request_ops route_create, route_sandboxes, route_info, route_delete,
+	route_console, route_exec, route_upload, route_download, route_list, route_healthz,
+	route_version, route_capacity;
+
+#endif

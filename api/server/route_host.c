@@ -1,0 +1,91 @@
+/* GET /v1/healthz, /v1/version, /v1/capacity. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "api/server/request.h"
+#include "guest/protocol.h"
+#include "lib/cleanup.h"
+#include "lib/clock.h"
+
+static void healthz_end(struct request *request)
+{
+	uint64_t up_ns = clock_monotonic_ns() - request->server->started_ns;
+
+	reply_json(request, MHD_HTTP_OK,
+		   json_pack("{s:s, s:o}", "status", "ok", "uptime_ms", json_ms(up_ns)));
+}
+
+const struct request_ops route_healthz = { .end = healthz_end };
+
+static void version_end(struct request *request)
+{
+	reply_json(request, MHD_HTTP_OK,
+		   json_pack("{s:s, s:s, s:i, s:{s:s, s:s}}", "version", RAMET_VERSION, "api", "v1",
+			     "agent_protocol", (int)PROTOCOL_VERSION, "libraries", "libmicrohttpd",
+			     MHD_get_version(), "jansson", JANSSON_VERSION));
+}
+
+const struct request_ops route_version = { .end = version_end };
+
+struct usage {
+	json_int_t total, ready, creating, execs;
+	uint64_t memory_bytes;
+};
+
+static bool usage_add(void *arg, struct sandbox *sandbox)
+{
+	struct usage *usage = arg;
+	struct sandbox_info info;
+
+	sandbox_info(sandbox, &info);
+	usage->total++;
+	usage->ready += info.state == SANDBOX_READY;
+	usage->creating += info.state == SANDBOX_CREATING;
+	usage->execs += info.exec_running;
+	usage->memory_bytes += info.memory_bytes;
+	return true;
+}
+
+/* MiB of memory the host has and has available (proc_meminfo(5)). */
+static int host_memory(json_int_t *total, json_int_t *available)
+{
+	cleanup_file FILE *file = fopen("/proc/meminfo", "re");
+	unsigned long long kib;
+	int found = 0;
+	char line[128];
+
+	while (file && found < 2 && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "MemTotal: %llu kB", &kib) == 1) {
+			*total = (json_int_t)(kib / 1024);
+			found++;
+		} else if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) {
+			*available = (json_int_t)(kib / 1024);
+			found++;
+		}
+	}
+	return found == 2 ? 0 : -EIO;
+}
+
+static void capacity_end(struct request *request)
+{
+	struct server *server = request->server;
+	json_int_t total = 0, available = 0;
+	struct usage usage = { 0 };
+
+	if (host_memory(&total, &available)) {
+		reply_error(request, MHD_HTTP_INTERNAL_SERVER_ERROR, "internal",
+			    "cannot read the host's memory from /proc/meminfo");
+		return;
+	}
+	engine_sandbox_each(server->engine, usage_add, &usage);
+	reply_json(request, MHD_HTTP_OK,
+		   json_pack("{s:{s:I, s:I, s:I, s:I}, s:{s:I}, s:{s:I, s:I, s:I}}", "sandboxes",
+			     "max", (json_int_t)server->max_sandboxes, "total", usage.total,
+			     "ready", usage.ready, "creating", usage.creating, "execs", "running",
+			     usage.execs, "memory_mb", "host_total", total, "host_available",
+			     available, "sandboxes",
+			     (json_int_t)(usage.memory_bytes / (1024 * 1024))));
+}
+
+const struct request_ops route_capacity = { .end = capacity_end };

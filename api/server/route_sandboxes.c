@@ -1,0 +1,288 @@
+/* POST and GET /v1/sandboxes, GET and DELETE /v1/sandboxes/{id}, its console. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/server/request.h"
+#include "lib/cleanup.h"
+#include "vmm/control.h"
+
+#define MIB (1024u * 1024)
+
+static const char *state_name(enum sandbox_state state)
+{
+	switch (state) {
+	case SANDBOX_CREATING:
+		return "creating";
+	case SANDBOX_READY:
+		return "ready";
+	case SANDBOX_FAILED:
+		return "failed";
+	case SANDBOX_CLOSING:
+		return "closing";
+	}
+	return "unknown";
+}
+
+static json_t *phases_json(const struct sandbox_timings *timings)
+{
+	return json_pack("{s:o, s:o, s:o, s:o}", "spawn_ms", json_ms(timings->spawn_ns), "setup_ms",
+			 json_ms(timings->setup_ns), "boot_ms", json_ms(timings->boot_ns),
+			 "total_ms", json_ms(timings->total_ns));
+}
+
+static json_t *sandbox_json(const struct sandbox *sandbox)
+{
+	struct sandbox_info info;
+	json_t *metadata, *object;
+
+	sandbox_info(sandbox, &info);
+	metadata = json_object();
+	for (size_t i = 0; i < info.metadata_count; i++)
+		(void)json_object_set_new(metadata, info.metadata[i][0],
+					  json_string(info.metadata[i][1]));
+	object = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:o, s:o, s:{s:i, s:i}, s:o}", "id",
+			   info.id, "state", state_name(info.state), "template", info.template_name,
+			   "memory_mb", (json_int_t)(info.memory_bytes / MIB), "isolation",
+			   info.isolation == ISOLATION_FAST ? "fast" : "full", "kernel",
+			   info.kernel ? info.kernel : "", "created_at",
+			   json_time((int64_t)info.created_wall_ns), "metadata", metadata, "execs",
+			   "running", (int)info.exec_running, "waiting", (int)info.exec_waiting,
+			   "create_timings", phases_json(&info.timings));
+	if (object && info.reason)
+		(void)json_object_set_new(object, "reason", json_string(info.reason));
+	return object;
+}
+
+/* ---- create ---- */
+
+static const struct field create_fields[] = {
+	{ .name = "template", .type = FIELD_STRING, .min = 1, .max = 64 },
+	{ .name = "memory_mb", .type = FIELD_INTEGER, .min = 1, .max = API_MEMORY_MB_MAX },
+	{ .name = "isolation", .type = FIELD_STRING, .min = 1, .max = 16 },
+	{ .name = "metadata", .type = FIELD_OBJECT },
+	{ .name = "plain", .type = FIELD_BOOLEAN },
+	{ .name = NULL },
+};
+
+static bool metadata_read(struct request *request, json_t *metadata, struct sandbox_params *params)
+{
+	const char *key;
+	json_t *value;
+
+	if (json_object_size(metadata) > METADATA_MAX) {
+		reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
+			    "\"metadata\" has more than %d entries", METADATA_MAX);
+		return false;
+	}
+	json_object_foreach(metadata, key, value)
+	{
+		if (!*key || strlen(key) > API_METADATA_KEY_MAX || !json_is_string(value) ||
+		    json_string_length(value) > API_METADATA_VALUE_MAX ||
+		    strlen(json_string_value(value)) != json_string_length(value)) {
+			reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
+				    "\"metadata\" maps names of 1 to %u bytes to strings of at "
+				    "most %u bytes without NUL; \"%.64s\" does not",
+				    API_METADATA_KEY_MAX, API_METADATA_VALUE_MAX, key);
+			return false;
+		}
+		params->metadata[params->metadata_count][0] = key;
+		params->metadata[params->metadata_count++][1] = json_string_value(value);
+	}
+	return true;
+}
+
+static bool params_read(struct request *request, json_t *body, struct sandbox_params *params)
+{
+	const char *isolation = json_string_value(json_object_get(body, "isolation"));
+
+	params->template_name = json_string_value(json_object_get(body, "template"));
+	if (params->template_name && !name_valid(params->template_name, 64)) {
+		reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
+			    "\"template\" has lower-case letters, digits, \".\", \"_\" and \"-\" "
+			    "and starts with a letter or digit");
+		return false;
+	}
+	if (!isolation || !strcmp(isolation, "full")) {
+		params->isolation = ISOLATION_FULL;
+	} else if (!strcmp(isolation, "fast")) {
+		params->isolation = ISOLATION_FAST;
+	} else {
+		reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
+			    "\"isolation\" must be \"full\" or \"fast\"");
+		return false;
+	}
+	params->memory_bytes =
+		(uint64_t)json_integer_value(json_object_get(body, "memory_mb")) * MIB;
+	params->plain = json_is_true(json_object_get(body, "plain"));
+	return metadata_read(request, json_object_get(body, "metadata"), params);
+}
+
+static void created(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
+{
+	struct pending *pending = arg;
+	struct request *request = pending->request;
+	struct ramet_err ignored;
+	char location[sizeof("/v1/sandboxes/") + SANDBOX_ID_MAX];
+	struct sandbox_info info;
+	json_t *object;
+
+	if (request)
+		request->state = NULL;
+	if (!request && sandbox && !pending->server->stopping)
+		(void)sandbox_close(sandbox, NULL, NULL, &ignored); /* nobody knows its id */
+	pending_free(pending);
+	if (!request)
+		return;
+	if (!sandbox) {
+		reply_engine_error(request, err);
+		return;
+	}
+	sandbox_info(sandbox, &info);
+	object = sandbox_json(sandbox);
+	if (object)
+		(void)json_object_set_new(object, "timings", phases_json(&info.timings));
+	(void)snprintf(location, sizeof(location), "/v1/sandboxes/%s", info.id);
+	reply_json(request, MHD_HTTP_CREATED, object);
+	if (request->response)
+		(void)MHD_add_response_header(request->response, MHD_HTTP_HEADER_LOCATION,
+					      location);
+}
+
+static void create_end(struct request *request)
+{
+	struct sandbox_params params = { 0 };
+	struct pending *pending;
+	struct ramet_err err = { 0 };
+	json_t *body = request_json(request, create_fields);
+	int ret;
+
+	if (!body)
+		return;
+	if (!params_read(request, body, &params)) {
+		json_decref(body);
+		return;
+	}
+	pending = pending_new(request);
+	if (!pending)
+		ret = err_set(&err, ENOMEM, "out of memory");
+	else
+		ret = engine_sandbox_create(request->server->engine, &params, created, pending,
+					    &err);
+	json_decref(body);
+	if (!ret) {
+		request->state = pending;
+		return;
+	}
+	pending_free(pending);
+	reply_engine_error(request, &err);
+}
+
+/* The engine call goes on without the client. */
+static void pending_release(struct request *request)
+{
+	struct pending *pending = request->state;
+
+	if (pending)
+		pending->request = NULL;
+	request->state = NULL;
+}
+
+const struct request_ops route_create = {
+	.json_max = API_CREATE_BODY_MAX,
+	.end = create_end,
+	.release = pending_release,
+};
+
+/* ---- list and info ---- */
+
+static bool sandbox_append(void *arg, struct sandbox *sandbox)
+{
+	return !json_array_append_new(arg, sandbox_json(sandbox));
+}
+
+static void sandboxes_end(struct request *request)
+{
+	json_t *list = json_array();
+
+	engine_sandbox_each(request->server->engine, sandbox_append, list);
+	reply_json(request, MHD_HTTP_OK, json_pack("{s:o}", "sandboxes", list));
+}
+
+const struct request_ops route_sandboxes = { .end = sandboxes_end };
+
+static void info_end(struct request *request)
+{
+	struct sandbox *sandbox = request_sandbox(request, false);
+
+	if (sandbox)
+		reply_json(request, MHD_HTTP_OK, sandbox_json(sandbox));
+}
+
+const struct request_ops route_info = { .end = info_end };
+
+static void console_end(struct request *request)
+{
+	struct sandbox *sandbox = request_sandbox(request, false);
+	cleanup_free char *text = NULL;
+
+	if (!sandbox)
+		return;
+	text = malloc(API_CONSOLE_MAX);
+	if (!text) {
+		reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, "out_of_memory",
+			    "out of memory");
+		return;
+	}
+	reply_bytes(request, "application/octet-stream", text,
+		    sandbox_console(sandbox, text, API_CONSOLE_MAX));
+}
+
+const struct request_ops route_console = { .end = console_end };
+
+/* ---- delete ---- */
+
+static void closed(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
+{
+	struct pending *pending = arg;
+	struct request *request = pending->request;
+	char id[SANDBOX_ID_MAX];
+
+	(void)sandbox;
+	memcpy(id, pending->id, sizeof(id));
+	pending_free(pending);
+	if (!request)
+		return;
+	request->state = NULL;
+	if (err && err->code)
+		reply_engine_error(request, err);
+	else
+		reply_json(request, MHD_HTTP_OK,
+			   json_pack("{s:s, s:s}", "id", id, "state", "closed"));
+}
+
+static void delete_end(struct request *request)
+{
+	struct sandbox *sandbox = request_sandbox(request, false);
+	struct ramet_err err = { 0 };
+	struct pending *pending;
+
+	if (!sandbox)
+		return;
+	pending = pending_new(request);
+	if (!pending) {
+		reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, "out_of_memory",
+			    "out of memory");
+		return;
+	}
+	(void)snprintf(pending->id, sizeof(pending->id), "%s", request->sandbox_id);
+	if (sandbox_close(sandbox, closed, pending, &err)) {
+		pending_free(pending);
+		reply_engine_error(request, &err);
+		return;
+	}
+	request->state = pending;
+}
+
+const struct request_ops route_delete = { .end = delete_end, .release = pending_release };
