@@ -141,7 +141,7 @@ static void download_opened(void *arg, uint64_t size, uint32_t mode)
 
 	download->size = size;
 	download->mode = mode;
-	if (size > API_SMALL_FILE_MAX)
+	if (size > API_SMALL_FILE_MAX && size != UINT64_MAX)
 		reply_start(request);
 }
 
@@ -187,7 +187,10 @@ static void download_data(void *arg, const char *data, size_t len)
 	/* The last byte waits for the transfer's end, which must not wait for it. */
 	if (download->received == download->size)
 		credit_return(download, download->received);
-	request_wake(request);
+	if (download->size == UINT64_MAX && !request->queued && !request->response)
+		reply_start(request);
+	else
+		request_wake(request);
 }
 
 static void download_done(void *arg, const struct file_result *result, const struct ramet_err *err)
