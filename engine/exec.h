@@ -1,0 +1,40 @@
+/* The execs of one sandbox, in the order they were asked for. The guest runs
+ * one at a time and keeps the others waiting; here their code is fed into the
+ * channel and their output handed out. */
+#ifndef RAMET_ENGINE_EXEC_H
+#define RAMET_ENGINE_EXEC_H
+
+#include <sys/queue.h>
+#include <systemd/sd-event.h>
+
+#include "engine/agent.h"
+#include "engine/engine.h"
+#include "engine/limits.h"
+
+TAILQ_HEAD(exec_list, exec);
+
+struct exec_queue {
+	struct agent_waiter waiter; /* first; to send the first unsent code */
+	sd_event *loop;
+	const struct limits *limits;
+	struct agent *agent;
+	struct exec_list execs; /* the first is the one that runs */
+	unsigned int count;
+	size_t code_bytes;         /* of all; the guest counts the same way */
+	sd_event_source *backstop; /* the guest did not end the first in time */
+};
+
+void exec_queue_init(struct exec_queue *queue, sd_event *loop, const struct limits *limits);
+
+/* The agent that the execs are sent to; borrowed. */
+void exec_queue_connect(struct exec_queue *queue, struct agent *agent);
+
+/* As sandbox_exec(). */
+int exec_queue_add(struct exec_queue *queue, const struct exec_params *params,
+		   const struct exec_callbacks *callbacks, void *arg, struct exec **exec,
+		   struct ramet_err *err);
+
+/* Ends all with `err`. Needs the agent alive (stopped or not). */
+void exec_queue_end(struct exec_queue *queue, const struct ramet_err *err);
+
+#endif

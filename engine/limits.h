@@ -1,0 +1,107 @@
+/* Every limit of the engine, with its default, in one table.
+ *
+ * An engine keeps its own copy (see engine/internal.h), so a program may
+ * change one before it creates sandboxes. Errors name the field that was
+ * exceeded, as "limit <field>". */
+#ifndef RAMET_ENGINE_LIMITS_H
+#define RAMET_ENGINE_LIMITS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "guest/protocol.h"
+
+#define KIB        1024u
+#define MIB        (1024u * 1024u)
+#define GIB        (1024u * 1024u * 1024u)
+#define SECONDS_NS 1000000000u
+
+struct limits {
+	/* Sandboxes. */
+	unsigned int max_sandboxes; /* all states, listed or closing */
+	uint64_t memory_min;        /* guest RAM, bytes */
+	uint64_t memory_max;
+	uint64_t memory_default;
+	uint64_t memory_step;         /* sizes are multiples of it */
+	size_t metadata_key_length;   /* bytes */
+	size_t metadata_value_length; /* bytes */
+	size_t template_name_length;  /* bytes */
+
+	/* Workers. */
+	uint64_t worker_memory_extra;        /* cgroup memory beyond guest RAM, bytes */
+	unsigned int worker_memory_fraction; /* and this part (1/n) of guest RAM: page tables */
+	uint32_t worker_pids;
+	uint32_t worker_cpu_percent;
+	size_t console_tail;     /* bytes of console kept */
+	uint64_t boot_deadline;  /* ns from create to ready */
+	uint64_t end_grace;      /* ns a worker gets to report its end and exit */
+	uint64_t close_deadline; /* ns from SIGKILL to the exit report */
+
+	/* The agent channel, per sandbox. */
+	size_t channel_queue_low;  /* waiting writers go on below it, bytes */
+	size_t channel_queue_high; /* bulk writers wait above it, bytes */
+	size_t channel_queue_max;  /* the sandbox fails above it, bytes */
+	unsigned int requests_max; /* outstanding */
+
+	/* Execs. */
+	size_t code_length;        /* bytes */
+	size_t code_queued;        /* of all execs of a sandbox, bytes; as in the agent */
+	unsigned int exec_waiting; /* behind the running one */
+	uint64_t output_default;   /* bytes of output per exec */
+	uint64_t output_max;
+	uint32_t timeout_max_ms;
+	uint64_t timeout_grace; /* ns the guest gets beyond an exec's timeout to end it */
+
+	/* Files. */
+	size_t path_length;         /* bytes */
+	unsigned int transfers;     /* at once, per sandbox */
+	size_t file_window;         /* downloaded bytes not yet consumed */
+	unsigned int file_requests; /* outstanding per transfer, <= FILE_REQUESTS_MAX */
+	uint64_t file_stall;        /* ns without an answer before a transfer fails */
+	unsigned int list_entries;  /* of one listing */
+};
+
+/* Room for outstanding requests in a transfer; bounds limits.file_requests. */
+#define FILE_REQUESTS_MAX 8
+
+static const struct limits limits_default = {
+	.max_sandboxes = 256,
+	.memory_min = 64 * (uint64_t)MIB,
+	.memory_max = 12 * (uint64_t)GIB,
+	.memory_default = 512 * (uint64_t)MIB,
+	.memory_step = 2 * (uint64_t)MIB,
+	.metadata_key_length = 64,
+	.metadata_value_length = 512,
+	.template_name_length = 63,
+
+	.worker_memory_extra = 64 * (uint64_t)MIB,
+	.worker_memory_fraction = 32,
+	.worker_pids = 32,
+	.worker_cpu_percent = 200,
+	.console_tail = 64 * KIB,
+	.boot_deadline = 60 * (uint64_t)SECONDS_NS,
+	.end_grace = 1 * (uint64_t)SECONDS_NS,
+	.close_deadline = 10 * (uint64_t)SECONDS_NS,
+
+	.channel_queue_low = 512 * KIB,
+	.channel_queue_high = 1 * MIB,
+	.channel_queue_max = 4 * MIB,
+	.requests_max = 1024,
+
+	.code_length = CODE_LENGTH_MAX,
+	.code_queued = 16 * MIB,
+	.exec_waiting = EXEC_QUEUE_MAX,
+	.output_default = 8 * MIB,
+	.output_max = 1 * (uint64_t)GIB,
+	.timeout_max_ms = 24u * 3600 * 1000,
+	.timeout_grace = 30 * (uint64_t)SECONDS_NS,
+
+	.path_length = PATH_LENGTH_MAX,
+	.transfers = FILE_HANDLES_MAX,
+	.file_window = 1 * MIB,
+	.file_requests = 4,
+	.file_stall = 60 * (uint64_t)SECONDS_NS,
+	.list_entries = 100000,
+};
+
+#endif
