@@ -13,7 +13,23 @@ struct program {
 
 static const struct program programs[] = {
 	{ "hello", hello_main, "prints a greeting and the machine's facts" },
-	{ "bench_getpid", bench_getpid_main, "system call cost; n=CALLS" },
+	{ "bench_getpid", bench_getpid_main, "system call cost; n=" },
+	{ "stress_avx", stress_avx_main, "vector and x87 state; rounds= yields= seed=" },
+	{ "stress_cow", stress_cow_main, "fork and copy-on-write; rounds= kib=" },
+	{ "stress_int3", stress_int3_main, "breakpoints; n= seconds= timer_us=" },
+	{ "stress_int80", stress_int80_main, "software interrupts; rounds=" },
+	{ "stress_memory", stress_memory_main, "fills memory; percent= max_mib= seconds=" },
+	{ "stress_pipelines", stress_pipelines_main, "pipelines= stages= kib= seed=" },
+	{ "stress_ptrace", stress_ptrace_main, "debugging; turns=" },
+	{ "stress_signals", stress_signals_main, "signals; rounds= ms=" },
+	{ "stress_stale", stress_stale_main, "mapping fuzz; ops= fork_every= seconds= seed=" },
+	{ "stress_threads", stress_threads_main, "threads and TLS; rounds= turns=" },
+	{ "stress_time", stress_time_main, "clocks and timers; n= late_us=" },
+	{ "hostile_entry", hostile_entry_main, "kernel entry attacks; verbose=" },
+	{ "hostile_insn", hostile_insn_main, "privileged instructions; port_seconds= verbose=" },
+	{ "hostile_reach", hostile_reach_main, "reaching for the kernel; addr= max_pages= jump=" },
+	{ "hostile_segments", hostile_segments_main, "segments and bases; verbose=" },
+	{ "hostile_sigreturn", hostile_sigreturn_main, "forged contexts; random_flags= seed=" },
 };
 
 static const struct program *program_find(const char *path)
