@@ -29,6 +29,10 @@ enum kvm_kind {
 
 #define PROBE_SLOTS_MAX 16u
 
+/* CPL-0 code slower than this is emulated, faster is native: emulators reach
+ * single digits, processors hundreds and more. */
+#define PROBE_NATIVE_MIPS 20.0
+
 struct probe_slot {
 	uint16_t pml4_slot;
 	bool usable; /* code there runs at CPL 3 and reads its own page */
@@ -36,22 +40,22 @@ struct probe_slot {
 
 struct probe_result {
 	enum kvm_kind kind;
-	uint8_t syscall_cpl;       /* CPL at LSTAR after `syscall` at CPL 3 */
-	bool native_gates;         /* IDT gates with CS=0x33 and an IST arrive at CPL 3 */
-	bool io_bitmap;            /* the TSS I/O bitmap is honoured at CPL 3, both ways */
-	bool fsgsbase;             /* rd/wr fs/gs base work at CPL 3 with CR4.FSGSBASE clear */
-	bool cpuid_native;         /* CPUID at CPL 3 ignores KVM_SET_CPUID2 */
-	bool host_pte_add;         /* a host write not-present -> present is seen */
-	bool host_pte_change;      /* a host write present -> present is seen after mov cr3 */
-	bool guest_pte_change;     /* the same once CPL-0 code wrote the entry + invlpg */
-	bool root_switch;          /* a CPL-0 stub may change CR3 and go on in the other root's
-				    * page at the same address, frame popped from there */
-	bool sysret;               /* sysretq works at CPL 0 */
-	bool irq_window;           /* request_interrupt_window exits at CPL 3, IF=1, after iretq */
-	bool tsc_offset;           /* KVM_VCPU_TSC_CTRL is there */
-	double cpl0_mips;          /* speed of a CPL-0 loop, million instructions per second */
-	double exit_us;            /* median round trip of an exit to user space */
-	uint32_t duration_us;      /* of the whole probe */
+	uint8_t syscall_cpl;   /* CPL at LSTAR after `syscall` at CPL 3 */
+	bool native_gates;     /* IDT gates with CS=0x33 and an IST arrive at CPL 3 */
+	bool io_bitmap;        /* the TSS I/O bitmap is honoured at CPL 3, both ways */
+	bool fsgsbase;         /* rd/wr fs/gs base work at CPL 3 with CR4.FSGSBASE clear */
+	bool cpuid_native;     /* CPUID at CPL 3 ignores KVM_SET_CPUID2 */
+	bool host_pte_add;     /* a host write not-present -> present is seen */
+	bool host_pte_change;  /* a host write present -> present is seen after mov cr3 */
+	bool guest_pte_change; /* the same once CPL-0 code wrote the entry + invlpg */
+	bool root_switch;      /* a CPL-0 stub may change CR3 and go on in the other root's
+				* page at the same address, frame popped from there */
+	bool sysret;           /* sysretq works at CPL 0 */
+	bool irq_window;       /* request_interrupt_window exits at CPL 3, IF=1, after iretq */
+	bool tsc_offset;       /* KVM_VCPU_TSC_CTRL is there */
+	double cpl0_mips;      /* speed of a CPL-0 loop, million instructions per second */
+	double exit_us;        /* median round trip of an exit to user space */
+	uint32_t duration_us;  /* of the whole probe */
 	uint32_t slot_count;
 	struct probe_slot slots[PROBE_SLOTS_MAX];
 
@@ -68,7 +72,7 @@ struct probe_result {
  * or signal behind. kvm_fd stays the caller's.
  * -ENOTSUP: this KVM cannot run a PV guest in any way, err says why.
  * Other -errno: the host failed. *result is untouched on error. */
-#define PROBE_LIMIT_MS 500u
+#define PROBE_LIMIT_MS 1000u
 int probe_run(int kvm_fd, struct probe_result *result, struct ramet_err *err);
 
 /* Sets fast_paths_ok and reason from the other facts. probe_run() does it. */

@@ -2,6 +2,7 @@
  * operands come in registers. Each entry ends in an `out` that stops the VM. */
 #include "vmm/probe_guest.h"
 
+/* clang-format off */
 #define STR_(x) #x
 #define STR(x) STR_(x)
 #define REPORT(port) "	outb %al, $" STR(port) "\n"
@@ -64,7 +65,7 @@ __asm__("	.pushsection .rodata.probe_guest, \"a\"\n"
 	REPORT(PROBE_PORT_GATE)
 	"	jmp .\n"
 	ENTRY("u_read")
-	"	movb (%rbx), %al\n"
+	"	movb (%rsi), %al\n"
 	REPORT(PROBE_PORT_DONE)
 	ENTRY("u_bases")
 	"	wrgsbase %rbx\n"

@@ -19,126 +19,8 @@
 #include "vmm/probe.h"
 #include "vmm/probe_guest.h"
 
-#define PAGE 4096u
-#define STEP_NS 100000000u
+#define STEP_NS      300000000u /* for busy hosts: a step takes microseconds */
 #define PROBE_SIGNAL (SIGRTMIN + 7)
-
-#define PTE_USER_RW 7u
-#define PTE_SUPERVISOR_RW 3u
-
-#define SEL_CS0 0x10
-#define SEL_SS0 0x18
-#define SEL_CS3_32 0x23
-#define SEL_SS3 0x2b
-#define SEL_CS3 0x33
-#define SEL_TSS 0x40
-#define TSS_LIMIT 0x97
-
-uint64_t probe_va(unsigned int slot, unsigned int page)
-{
-	uint64_t base = (uint64_t)slot << 39;
-
-	if (slot >= 256)
-		base |= 0xffff000000000000u;
-	return base + (uint64_t)page * PAGE;
-}
-
-uint64_t probe_code(unsigned int slot, const uint8_t *label)
-{
-	return probe_va(slot, PROBE_PAGE_IMAGE) + PROBE_OFFSET(label);
-}
-
-uint64_t probe_root(enum probe_root root)
-{
-	return (root == PROBE_ROOT_A ? PROBE_PAGE_ROOT_A : PROBE_PAGE_ROOT_B) * (uint64_t)PAGE;
-}
-
-static volatile uint64_t *table_at(struct probe_vm *vm, enum probe_root root, unsigned int level)
-{
-	return (volatile uint64_t *)(void *)(vm->memory + probe_root(root) +
-					     (size_t)(4 - level) * PAGE);
-}
-
-volatile uint64_t *probe_pte(struct probe_vm *vm, enum probe_root root, unsigned int page)
-{
-	return &table_at(vm, root, 1)[page];
-}
-
-void probe_slot_map(struct probe_vm *vm, unsigned int slot)
-{
-	for (enum probe_root root = PROBE_ROOT_A; root <= PROBE_ROOT_B; root++)
-		table_at(vm, root, 4)[slot] = (probe_root(root) + PAGE) | PTE_USER_RW;
-}
-
-static void tables_build(struct probe_vm *vm)
-{
-	for (enum probe_root root = PROBE_ROOT_A; root <= PROBE_ROOT_B; root++) {
-		for (unsigned int level = 3; level >= 2; level--)
-			table_at(vm, root, level)[0] =
-				(probe_root(root) + (uint64_t)(5 - level) * PAGE) | PTE_USER_RW;
-		for (unsigned int page = 0; page < PROBE_PAGE_COUNT; page++)
-			*probe_pte(vm, root, page) = (uint64_t)page * PAGE | PTE_USER_RW;
-		*probe_pte(vm, root, PROBE_PAGE_IMAGE + PROBE_IMAGE_STUBS) =
-			(PROBE_PAGE_IMAGE + PROBE_IMAGE_STUBS) * (uint64_t)PAGE |
-			PTE_SUPERVISOR_RW;
-	}
-	*probe_pte(vm, PROBE_ROOT_B, PROBE_PAGE_IST) =
-		PROBE_PAGE_IST_B * (uint64_t)PAGE | PTE_USER_RW;
-	*probe_pte(vm, PROBE_ROOT_B, PROBE_PAGE_WINDOW) =
-		PROBE_PAGE_MARK_B * (uint64_t)PAGE | PTE_USER_RW;
-	probe_slot_map(vm, PROBE_HOME_SLOT);
-}
-
-static void store64(struct probe_vm *vm, size_t offset, uint64_t value)
-{
-	memcpy(vm->memory + offset, &value, sizeof(value));
-}
-
-void probe_gate(struct probe_vm *vm, unsigned int vector, uint64_t address, uint16_t selector,
-		unsigned int ist)
-{
-	const uint64_t interrupt_gate_dpl3 = 0xee;
-	size_t at = (size_t)PROBE_PAGE_IDT * PAGE + vector * 16u;
-
-	store64(vm, at,
-		(address & 0xffff) | (uint64_t)selector << 16 | (uint64_t)ist << 32 |
-			interrupt_gate_dpl3 << 40 | ((address >> 16) & 0xffff) << 48);
-	store64(vm, at + 8, address >> 32);
-}
-
-void probe_gate_default(struct probe_vm *vm, unsigned int vector)
-{
-	probe_gate(vm, vector,
-		   probe_code(PROBE_HOME_SLOT, probe_image) + vector * PROBE_VECTOR_BYTES, SEL_CS0,
-		   0);
-}
-
-static void segments_build(struct probe_vm *vm)
-{
-	static const uint64_t flat[] = {
-		[SEL_CS0 / 8] = 0x00af9b000000ffff,    [SEL_SS0 / 8] = 0x00cf93000000ffff,
-		[SEL_CS3_32 / 8] = 0x00cffb000000ffff, [SEL_SS3 / 8] = 0x00cff3000000ffff,
-		[SEL_CS3 / 8] = 0x00affb000000ffff,
-	};
-	uint64_t tss = probe_va(PROBE_HOME_SLOT, PROBE_PAGE_TSS);
-	size_t gdt = (size_t)PROBE_PAGE_GDT * PAGE, at = (size_t)PROBE_PAGE_TSS * PAGE;
-	uint16_t bitmap = 0x68; /* the bitmap follows the fixed part of the TSS */
-
-	memcpy(vm->memory + gdt, flat, sizeof(flat));
-	store64(vm, gdt + SEL_TSS,
-		TSS_LIMIT | (tss & 0xffffff) << 16 | (uint64_t)0x89 << 40 |
-			((tss >> 24) & 0xff) << 56);
-	store64(vm, gdt + SEL_TSS + 8, tss >> 32);
-
-	store64(vm, at + 0x04, probe_va(PROBE_HOME_SLOT, PROBE_PAGE_STACK + 1)); /* RSP0 */
-	store64(vm, at + 0x24, probe_va(PROBE_HOME_SLOT, PROBE_PAGE_IST + 1));   /* IST1 */
-	memcpy(vm->memory + at + 0x66, &bitmap, sizeof(bitmap));
-	memset(vm->memory + at + bitmap, 0xff, TSS_LIMIT + 1u - bitmap);
-	vm->memory[at + bitmap + PROBE_PORT_FIRST / 8] = 0;
-
-	for (unsigned int vector = 0; vector < PROBE_VECTORS; vector++)
-		probe_gate_default(vm, vector);
-}
 
 static struct kvm_segment segment_flat(uint16_t selector, bool code, uint8_t dpl)
 {
@@ -159,7 +41,11 @@ static struct kvm_segment segment_flat(uint16_t selector, bool code, uint8_t dpl
 static int cpuid_set(int vcpu_fd)
 {
 	static const struct kvm_cpuid_entry2 leaves[] = {
-		{ .function = 0, .eax = 1, .ebx = 0x68747541, .ecx = 0x444d4163, .edx = 0x69746e65 },
+		{ .function = 0,
+		  .eax = 1,
+		  .ebx = 0x68747541,
+		  .ecx = 0x444d4163,
+		  .edx = 0x69746e65 },
 		{ .function = 1, .eax = 0xf00, .ebx = 0x10000, .edx = 0x078bfbff },
 		{ .function = 0x40000000, .eax = 0x40000000, .ebx = PROBE_SLOT_MARK },
 		{ .function = 0x80000000, .eax = 0x80000008 },
@@ -179,7 +65,7 @@ static int syscall_msrs_set(int vcpu_fd)
 {
 	const struct kvm_msr_entry entries[] = {
 		{ .index = 0xc0000081, /* STAR */
-		  .data = (uint64_t)SEL_CS0 << 32 | (uint64_t)SEL_CS3_32 << 48 },
+		  .data = (uint64_t)PROBE_SEL_CS0 << 32 | (uint64_t)PROBE_SEL_CS3_32 << 48 },
 		{ .index = 0xc0000082, /* LSTAR */
 		  .data = probe_code(PROBE_HOME_SLOT, probe_lstar) },
 		{ .index = 0xc0000084, /* SFMASK: TF IF DF IOPL NT AC */
@@ -203,17 +89,17 @@ static int registers_set(struct probe_vm *vm)
 		return -1;
 	s.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
 	s.cr3 = probe_root(PROBE_ROOT_A);
-	s.cr4 = 0x620; /* PAE OSFXSR OSXMMEXCPT */
+	s.cr4 = 0x620;  /* PAE OSFXSR OSXMMEXCPT */
 	s.efer = 0xd01; /* NXE LMA LME SCE */
 	s.gdt.base = probe_va(PROBE_HOME_SLOT, PROBE_PAGE_GDT);
-	s.gdt.limit = SEL_TSS + 15;
+	s.gdt.limit = PROBE_SEL_TSS + 15;
 	s.idt.base = probe_va(PROBE_HOME_SLOT, PROBE_PAGE_IDT);
 	s.idt.limit = PROBE_VECTORS * 16 - 1;
-	s.cs = segment_flat(SEL_CS3, true, 3);
-	s.ss = s.ds = s.es = s.fs = s.gs = segment_flat(SEL_SS3, false, 3);
+	s.cs = segment_flat(PROBE_SEL_CS3, true, 3);
+	s.ss = s.ds = s.es = s.fs = s.gs = segment_flat(PROBE_SEL_SS3, false, 3);
 	s.tr = (struct kvm_segment){ .base = probe_va(PROBE_HOME_SLOT, PROBE_PAGE_TSS),
-				     .limit = TSS_LIMIT,
-				     .selector = SEL_TSS,
+				     .limit = PROBE_TSS_LIMIT,
+				     .selector = PROBE_SEL_TSS,
 				     .type = 11,
 				     .present = 1 };
 	vm->run->s.regs.sregs = s;
@@ -250,12 +136,7 @@ static int memory_create(struct probe_vm *vm, struct ramet_err *err)
 	if (memory == MAP_FAILED)
 		return err_errno(err, errno, "cannot map the probe's guest memory");
 	vm->memory = memory;
-	memcpy(vm->memory + (size_t)PROBE_PAGE_IMAGE * PAGE, probe_image,
-	       (size_t)PROBE_IMAGE_PAGES * PAGE);
-	vm->memory[PROBE_PAGE_MARK_A * PAGE] = PROBE_MARK_A;
-	vm->memory[PROBE_PAGE_MARK_B * PAGE] = PROBE_MARK_B;
-	segments_build(vm);
-	tables_build(vm);
+	probe_memory_build(vm);
 	region.userspace_addr = (uintptr_t)memory;
 	if (ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
 		return err_errno(err, errno, "cannot give the probe's VM memory");
@@ -373,10 +254,10 @@ void probe_vm_start(struct probe_vm *vm, uint64_t rip, unsigned int cpl)
 
 	s->regs = (struct kvm_regs){ .rip = rip,
 				     .rsp = probe_va(PROBE_HOME_SLOT, PROBE_PAGE_STACK + 1) - 256,
-				     .rflags = 2 };
+				     .rflags = PROBE_FLAGS };
 	s->sregs.cr3 = probe_root(PROBE_ROOT_A);
-	s->sregs.cs = segment_flat(cpl ? SEL_CS3 : SEL_CS0, true, cpl ? 3 : 0);
-	s->sregs.ss = segment_flat(cpl ? SEL_SS3 : SEL_SS0, false, cpl ? 3 : 0);
+	s->sregs.cs = segment_flat(cpl ? PROBE_SEL_CS3 : PROBE_SEL_CS0, true, cpl ? 3 : 0);
+	s->sregs.ss = segment_flat(cpl ? PROBE_SEL_SS3 : PROBE_SEL_SS0, false, cpl ? 3 : 0);
 	s->events = (struct kvm_vcpu_events){ 0 }; /* a step cut short may have left one */
 	vm->run->request_interrupt_window = 0;
 	vm->run->kvm_dirty_regs = vm->run->kvm_valid_regs;

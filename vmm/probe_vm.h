@@ -32,8 +32,23 @@ enum probe_page {
 	PROBE_PAGE_WINDOW = 64, /* linear page only: what tests map and remap */
 };
 
-#define PROBE_MEMORY_BYTES (PROBE_PAGE_COUNT * 4096u)
-#define PROBE_HOME_SLOT 257u /* where tests run that are not about slots */
+#define PROBE_PAGE         4096u
+#define PROBE_MEMORY_BYTES (PROBE_PAGE_COUNT * PROBE_PAGE)
+#define PROBE_HOME_SLOT    257u /* where tests run that are not about slots */
+
+#define PROBE_SEL_CS0    0x10
+#define PROBE_SEL_SS0    0x18
+#define PROBE_SEL_CS3_32 0x23
+#define PROBE_SEL_SS3    0x2b
+#define PROBE_SEL_CS3    0x33
+#define PROBE_SEL_TSS    0x40
+#define PROBE_TSS_LIMIT  0x97
+
+/* Reports from CPL 3 are `out`s. The I/O bitmap opens their ports, and IOPL 3
+ * does where a KVM or emulator gets the bitmap wrong; some ignore IOPL. */
+#define PROBE_FLAGS   0x3002u
+#define PROBE_FLAG_IF 0x200u
+
 #define PROBE_MARK_A 0xaau
 #define PROBE_MARK_B 0xbbu
 
@@ -86,6 +101,9 @@ void probe_gate(struct probe_vm *vm, unsigned int vector, uint64_t address, uint
 /* The same, back to the reporting stub of the vector at CPL 0. */
 void probe_gate_default(struct probe_vm *vm, unsigned int vector);
 
+/* Fills the guest memory; probe_vm_create() does it. */
+void probe_memory_build(struct probe_vm *vm);
+
 /* Builds the VM. The probe's signal is blocked in this thread until
  * probe_vm_destroy(). -ENOTSUP when KVM lacks what the probe needs. Destroy
  * also what failed half-way; on error nothing is left. */
@@ -94,7 +112,7 @@ int probe_vm_create(struct probe_vm *vm, int kvm_fd, struct ramet_err *err);
 /* Accepts a zeroed vm with vm_fd and vcpu_fd -1. */
 void probe_vm_destroy(struct probe_vm *vm);
 
-/* Sets the vCPU up to start at `rip` with that CPL (0 or 3), root A, IF clear
+/* Sets the vCPU up to start at `rip` with that CPL (0 or 3), root A, PROBE_FLAGS
  * and an empty stack. Change vm->run->s.regs.regs after it for operands. */
 void probe_vm_start(struct probe_vm *vm, uint64_t rip, unsigned int cpl);
 

@@ -1,0 +1,30 @@
+# The emulated-SVM test bed: static programs that run inside it, and its tests.
+# HW_PROGRAMS is what tests/hw/test_hw.py needs; another client adds its own.
+HW_OUT := $(BUILD)/hw
+HW_CFLAGS := -std=gnu11 -O2 -g $(WARN) -fstack-protector-strong -static
+HW_PROBE_SRC := tests/hw/probe_main.c $(wildcard vmm/probe*.c) lib/err.c
+HW_JOBS_SRC := tests/hw/jobs.c
+HW_PROGRAMS += $(HW_OUT)/probe $(HW_OUT)/hw-jobs $(HW_OUT)/init
+
+hw-obj = $(patsubst %.c,$(BUILD)/hw-obj/%.o,$(1))
+
+.PHONY: hw-programs
+hw-programs: $(HW_PROGRAMS)
+
+$(BUILD)/hw-obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(HW_CFLAGS) $(DEPFLAGS) -c -o $@ $<
+
+$(HW_OUT)/probe: $(call hw-obj,$(HW_PROBE_SRC))
+	@mkdir -p $(@D)
+	$(CC) $(HW_CFLAGS) -o $@ $^
+
+$(HW_OUT)/hw-jobs: $(call hw-obj,$(HW_JOBS_SRC))
+	@mkdir -p $(@D)
+	$(CC) $(HW_CFLAGS) -o $@ $^
+
+$(HW_OUT)/init: $(call hw-obj,tests/guest/init.c)
+	@mkdir -p $(@D)
+	$(CC) $(HW_CFLAGS) -o $@ $^
+
+-include $(patsubst %.o,%.d,$(call hw-obj,$(HW_PROBE_SRC) $(HW_JOBS_SRC) tests/guest/init.c))
