@@ -35,6 +35,9 @@ import time
 QEMU = "qemu-system-x86_64"
 MODULES = ("irqbypass", "kvm", "kvm-amd")
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PROGRAMS = os.environ.get(
+    "RAMET_HW_PROGRAMS", os.path.join(TREE, os.environ.get("BUILD", "build"), "hw")
+)
 JOBS_PATH = "/jobs.list"
 OUTPUT_LIMIT = 16 << 20
 
@@ -122,9 +125,8 @@ class Bed:
         self.qemu = shutil.which(QEMU)
         if not self.qemu:
             raise BedMissing(f"{QEMU} is not installed (apt install qemu-system-x86)")
-        programs = os.environ.get("RAMET_HW_PROGRAMS", os.path.join(TREE, "build", "hw"))
-        self.init = self._existing(os.path.join(programs, "init"), "make hw-programs")
-        self.jobs = self._existing(os.path.join(programs, "hw-jobs"), "make hw-programs")
+        self.init = self._existing(os.path.join(PROGRAMS, "init"), "make hw-programs")
+        self.jobs = self._existing(os.path.join(PROGRAMS, "hw-jobs"), "make hw-programs")
         self.kernel, modules = self._kernel()
         self.modules = [self._module(modules, name) for name in MODULES]
 

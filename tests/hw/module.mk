@@ -8,8 +8,11 @@ HW_PROGRAMS += $(HW_OUT)/probe $(HW_OUT)/hw-jobs $(HW_OUT)/init
 
 hw-obj = $(patsubst %.c,$(BUILD)/hw-obj/%.o,$(1))
 
-.PHONY: hw-programs
+.PHONY: hw-programs check-hw
 hw-programs: $(HW_PROGRAMS)
+
+check-hw: hw-programs
+	BUILD=$(BUILD) /usr/bin/python3 -B -m unittest discover -v -s tests/hw -p 'test_*.py'
 
 $(BUILD)/hw-obj/%.o: %.c
 	@mkdir -p $(@D)
