@@ -1,0 +1,52 @@
+/* A scripted stand-in for the guest agent, for tests of the engine. It speaks
+ * guest/protocol.h on a stream socket and does what the code of an exec or the
+ * path of a file tells it, right or wrong.
+ *
+ * Code, one exec at a time, the others wait:
+ *     echo TEXT       TEXT on stdout, exit 0
+ *     exit N          exit N
+ *     flood N         N bytes on stdout as credit allows, exit 0
+ *     length          "<bytes of code>" on stdout (with anything after a blank)
+ *     hang            until cancelled: EXIT_CANCELLED
+ *     stubborn        for ever, also when cancelled
+ *     refuse          MSG_ERROR EBUSY
+ *     silence         closes the channel; the process stays
+ *     die             crashes the worker
+ *     overcredit, overlimit, badstream, badexit, badid, badtype, garbage,
+ *     hugeframe, hello   break the protocol in that way
+ *
+ * Paths:
+ *     /size/N         N bytes of the test pattern
+ *     /unknown/N      the same without a size in FILE_OPENED
+ *     /shrink/N       N announced, half of it there
+ *     /missing        ENOENT
+ *     /badhash        a wrong hash at the close (both directions)
+ *     /overread       more data than asked
+ *     /reorder        answers two reads in the wrong order
+ *     /stall          never answers a read
+ *     /full           ENOSPC at the third write
+ *     /entries/N      a listing of N files
+ *     /badname        a listing with a '/' in a name
+ *     anything else   takes any upload */
+#ifndef RAMET_TESTS_FAKE_AGENT_H
+#define RAMET_TESTS_FAKE_AGENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Byte `offset` of the test pattern. */
+static inline uint8_t fake_pattern(uint64_t offset)
+{
+	return (uint8_t)((offset * 2654435761u) >> 13);
+}
+
+/* Serves the channel until either socket closes. `script` is "agent", or
+ *     no-hello        says nothing
+ *     old-protocol    HELLO of protocol 99
+ *     late-hello      a MSG_OK first
+ *     hello-garbage   random bytes instead of HELLO
+ *     refuse-reseed   MSG_ERROR to MSG_RESEED
+ *     close-channel   closes the channel at once and stays */
+void fake_agent_run(int channel_fd, int control_fd, const char *script);
+
+#endif

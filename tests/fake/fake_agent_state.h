@@ -1,0 +1,47 @@
+/* What the files of the scripted agent share. */
+#ifndef RAMET_TESTS_FAKE_AGENT_STATE_H
+#define RAMET_TESTS_FAKE_AGENT_STATE_H
+
+#include <stdbool.h>
+#include <sys/queue.h>
+#include <xxhash.h>
+
+#include "engine/frame.h"
+
+struct fake_exec {
+	TAILQ_ENTRY(fake_exec) link;
+	uint32_t id, length, received;
+	char *code;
+	bool running;
+	uint64_t credit, left, limit;
+};
+
+#define FAKE_HANDLES 64
+
+struct fake_handle {
+	bool used, write;
+	char path[128];
+	uint64_t size;  /* of a read handle */
+	uint64_t moved; /* bytes read or written */
+	unsigned int writes;
+	uint32_t held; /* id of a read whose answer waits */
+	XXH3_state_t *hash;
+};
+
+struct fake_agent {
+	int fd;
+	const char *script;
+	struct frame_parser parser;
+	TAILQ_HEAD(, fake_exec) execs;
+	struct fake_handle handles[FAKE_HANDLES];
+};
+
+void fake_send_bytes(struct fake_agent *agent, const void *bytes, size_t length);
+void fake_send(struct fake_agent *agent, uint8_t type, uint32_t id, const void *fixed,
+	       size_t fixed_length, const void *data, size_t length);
+void fake_send_error(struct fake_agent *agent, uint32_t id, int code, const char *text);
+
+/* A request about files. fake_agent_files.c */
+void fake_file_take(struct fake_agent *agent, const struct frame *frame);
+
+#endif

@@ -1,0 +1,243 @@
+/* A stand-in for ramet-vmm that needs no KVM: it speaks vmm/control.h and has
+ * an agent of its own behind the channel, so that the engine can be tested end
+ * to end, also against workers and guests that misbehave.
+ *
+ * Before CONTROL_BOOT it does what the file "<its own path>.mode" says, if
+ * there is one:
+ *     exit N, die N (SIGKILL, SIGSYS or SIGILL), never-ready, garbage, short, oversized,
+ *     bad-version, with-fd, booted-first
+ * After it, what the content of the first initrd says:
+ *     boot-error, panic, die-in-setup N, die-in-boot N, never-boots,
+ *     exit-in-boot N, garbage-in-boot, channel-twice, poweroff, linger
+ *     real PATH    PATH --fd N becomes the agent
+ *     any script of tests/fake/fake_agent.h */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/fdpass.h"
+#include "tests/fake/fake_agent.h"
+#include "vmm/control.h"
+
+#define CONTROL_FD 3
+#define CHANNEL_FD 4
+
+static void say(const void *message, size_t length)
+{
+	if (send(CONTROL_FD, message, length, MSG_NOSIGNAL) != (ssize_t)length)
+		_exit(0); /* the daemon is gone */
+}
+
+static void say_type(uint32_t type)
+{
+	struct control_header header = { CONTROL_VERSION, type };
+
+	say(&header, sizeof(header));
+}
+
+static void say_console(const char *text)
+{
+	struct {
+		struct control_console console;
+		char text[256];
+	} message = { .console = { { CONTROL_VERSION, CONTROL_CONSOLE }, 0, 0 } };
+
+	message.console.length = (uint32_t)strlen(text);
+	memcpy(message.text, text, strlen(text));
+	say(&message, sizeof(message.console) + strlen(text));
+}
+
+_Noreturn static void say_ended(uint32_t reason, const char *text)
+{
+	struct control_ended ended = { { CONTROL_VERSION, CONTROL_ENDED }, reason, 0, "" };
+
+	(void)snprintf(ended.text, sizeof(ended.text), "%s", text);
+	say(&ended, sizeof(ended));
+	_exit(0);
+}
+
+/* Stays until the daemon closes the control socket or kills it. */
+_Noreturn static void stay(void)
+{
+	char byte[CONTROL_MESSAGE_MAX];
+
+	while (recv(CONTROL_FD, byte, sizeof(byte), 0) > 0)
+		;
+	_exit(0);
+}
+
+/* The first process of a pid namespace is immune to signals of its own, except
+ * those that the kernel forces on it. */
+_Noreturn static void die(const char *number)
+{
+	struct sock_filter kill_all = { BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS };
+	struct sock_fprog program = { .len = 1, .filter = &kill_all };
+
+	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	switch (atoi(number)) {
+	case SIGKILL:
+		(void)prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+		break;
+	case SIGSYS:
+		(void)prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+		break;
+	default:
+		(void)signal(SIGILL, SIG_DFL);
+		__builtin_trap();
+	}
+	(void)syscall(SYS_getppid);
+	_exit(80);
+}
+
+static const char *after(const char *mode, const char *word)
+{
+	size_t n = strlen(word);
+
+	return strncmp(mode, word, n) ? NULL : mode + n;
+}
+
+static void read_text(int fd, char *text, size_t size)
+{
+	ssize_t n = pread(fd, text, size - 1, 0);
+
+	text[n > 0 ? n : 0] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+}
+
+static void before_boot(void)
+{
+	struct control_ready ready = { { CONTROL_VERSION, CONTROL_READY }, 0, (uint32_t)getpid() };
+	char path[4096] = "", mode[64] = "";
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 8);
+	int fd;
+
+	(void)memcpy(path + (n > 0 ? n : 0), ".mode", 6);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		read_text(fd, mode, sizeof(mode));
+		(void)close(fd);
+	}
+	if (after(mode, "exit "))
+		_exit(atoi(after(mode, "exit ")));
+	if (after(mode, "die "))
+		die(after(mode, "die "));
+	if (!strcmp(mode, "never-ready"))
+		stay();
+	if (!strcmp(mode, "garbage"))
+		say("complete nonsense, longer than a header", 39);
+	if (!strcmp(mode, "short"))
+		say("abc", 3);
+	if (!strcmp(mode, "oversized"))
+		say(path, sizeof(path)); /* of no type at all */
+	if (!strcmp(mode, "bad-version"))
+		ready.header.version = 77;
+	if (!strcmp(mode, "booted-first"))
+		ready.header.type = CONTROL_BOOTED;
+	if (!strcmp(mode, "with-fd"))
+		(void)fdpass_send(CONTROL_FD, &ready, sizeof(ready), (int[]){ 0 }, 1);
+	say(&ready, sizeof(ready));
+}
+
+/* Takes CONTROL_BOOT, checks it as ramet-vmm would, returns the first initrd. */
+static int take_boot(void)
+{
+	struct pollfd wait = { .fd = CONTROL_FD, .events = POLLIN };
+	struct control_boot boot;
+	char vmlinux[8] = "";
+	int fds[FDPASS_MAX];
+	size_t nfds = 0;
+	ssize_t n;
+
+	(void)poll(&wait, 1, -1);
+	n = fdpass_recv(CONTROL_FD, &boot, sizeof(boot), fds, &nfds);
+	if (n == 0)
+		_exit(0);
+	if (n != (ssize_t)sizeof(boot) || boot.header.type != CONTROL_BOOT || nfds != 4 ||
+	    boot.initrd_count != 3 || boot.ram_bytes % (2u << 20))
+		_exit(81); /* the engine is wrong; tests see the status */
+	read_text(fds[0], vmlinux, sizeof(vmlinux));
+	if (strcmp(vmlinux, "vmlinux") != 0)
+		_exit(82);
+	return fds[1];
+}
+
+/* A real agent on the channel, as a child; its end is the guest's end. */
+_Noreturn static void run_real(const char *program)
+{
+	char number[16];
+	pid_t child;
+	int status;
+
+	(void)snprintf(number, sizeof(number), "%d", CHANNEL_FD);
+	child = fork();
+	if (child == 0) {
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		(void)setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
+		(void)execl(program, program, "--fd", number, (char *)NULL);
+		_exit(127);
+	}
+	(void)close(CHANNEL_FD);
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		_exit(1);
+	say_ended(END_PANIC, "the agent exited");
+}
+
+_Noreturn static void after_boot(const char *mode)
+{
+	struct control_booted booted = { { CONTROL_VERSION, CONTROL_BOOTED }, 1000 };
+
+	say_console("loading\n");
+	if (!strcmp(mode, "boot-error"))
+		say_ended(END_ERROR, "no memory for the guest");
+	if (after(mode, "die-in-setup "))
+		die(after(mode, "die-in-setup "));
+	if (!strcmp(mode, "never-boots"))
+		stay();
+	say(&booted, sizeof(booted));
+	say_console("Linux version 6.1.0-fake\r\n");
+	if (!strcmp(mode, "panic"))
+		say_ended(END_PANIC, "Kernel panic - not syncing:\nVFS: Unable to mount root fs");
+	if (after(mode, "die-in-boot "))
+		die(after(mode, "die-in-boot "));
+	if (after(mode, "exit-in-boot "))
+		_exit(atoi(after(mode, "exit-in-boot ")));
+	if (!strcmp(mode, "garbage-in-boot"))
+		say("zzzzzzzzzzzzzzzz", 16);
+	say_type(CONTROL_CHANNEL);
+	if (!strcmp(mode, "channel-twice"))
+		say_type(CONTROL_CHANNEL);
+	if (!strcmp(mode, "poweroff"))
+		say_ended(END_POWEROFF, "");
+	if (!strcmp(mode, "linger")) { /* closes everything and does not exit */
+		(void)close(CONTROL_FD);
+		(void)close(CHANNEL_FD);
+		for (;;)
+			(void)pause();
+	}
+	if (after(mode, "real "))
+		run_real(after(mode, "real "));
+	(void)fcntl(CHANNEL_FD, F_SETFL, fcntl(CHANNEL_FD, F_GETFL) & ~O_NONBLOCK);
+	fake_agent_run(CHANNEL_FD, CONTROL_FD, mode);
+	_exit(0);
+}
+
+int main(void)
+{
+	char mode[256];
+
+	(void)fcntl(CONTROL_FD, F_SETFL, fcntl(CONTROL_FD, F_GETFL) & ~O_NONBLOCK);
+	before_boot();
+	read_text(take_boot(), mode, sizeof(mode));
+	after_boot(mode);
+}
