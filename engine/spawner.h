@@ -16,7 +16,7 @@
 #include "lib/err.h"
 
 #define WORKER_NAME_MAX 40 /* with NUL; one directory name */
-#define WORKERS_MAX	1024u
+#define WORKERS_MAX     1024u
 
 struct spawner;
 
@@ -28,15 +28,15 @@ struct worker_limits {
 
 struct worker_process {
 	pid_t pid;
-	int control_fd; /* SOCK_SEQPACKET, see vmm/control.h */
-	int channel_fd; /* SOCK_STREAM, the agent's byte stream */
-	uid_t uid; /* its alone, see engine/worker_ids.h */
+	int control_fd;    /* SOCK_SEQPACKET, see vmm/control.h */
+	int channel_fd;    /* SOCK_STREAM, the agent's byte stream */
+	uid_t uid;         /* its alone, see engine/worker_ids.h */
 	uint64_t spawn_ns; /* in the spawner: cgroup, clone and exec */
 };
 
 /* What is known of a dead worker beside its wait status. */
 struct worker_exit {
-	bool oom_killed; /* the kernel killed it for its memory limit */
+	bool oom_killed;            /* the kernel killed it for its memory limit */
 	uint64_t memory_peak_bytes; /* 0: unknown */
 };
 

@@ -123,7 +123,7 @@ static int report_read(int fd, struct ramet_err *err)
 			 step_names[report.step]);
 }
 
-int worker_clone(const struct worker_start *start, pid_t *pid, int *pidfd, struct ramet_err *err)
+int spawner_clone(const struct worker_start *start, pid_t *pid, int *pidfd, struct ramet_err *err)
 {
 	cleanup_close int report_in = -1, report_out = -1, new_pidfd = -1;
 	int report[2], ret;

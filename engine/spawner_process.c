@@ -177,7 +177,7 @@ static int group_clone(struct state *state, const struct spawner_request *reques
 	start.kvm_fd = kvm;
 	start.unified_fd = unified;
 	start.join_fds = joins;
-	ret = worker_clone(&start, pid, pidfd, err);
+	ret = spawner_clone(&start, pid, pidfd, err);
 	while (start.join_count)
 		(void)close(joins[--start.join_count]);
 	return ret;

@@ -61,6 +61,6 @@ struct worker_start {
 
 /* Clones and executes a worker. Returns when it runs its own program; *pidfd is
  * the caller's. Fails with -errno and nothing left. */
-int worker_clone(const struct worker_start *start, pid_t *pid, int *pidfd, struct ramet_err *err);
+int spawner_clone(const struct worker_start *start, pid_t *pid, int *pidfd, struct ramet_err *err);
 
 #endif

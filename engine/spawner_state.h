@@ -7,7 +7,7 @@
 
 enum spawner_worker_state { WORKER_FREE, WORKER_STARTING, WORKER_RUNNING };
 
-struct worker {
+struct spawner_worker {
 	enum spawner_worker_state state;
 	bool killed; /* the request is queued or sent: once is enough */
 	uint64_t serial;
