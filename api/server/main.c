@@ -12,7 +12,6 @@
 #include <systemd/sd-daemon.h>
 
 #include "api/server/server.h"
-#include "engine/limits.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
 
@@ -33,7 +32,7 @@ static const char usage_text[] =
 	"\n"
 	"  --socket PATH        Unix socket to serve the API on\n"
 	"  --socket-mode MODE   its permission bits, octal (default 0600)\n"
-	"  --state DIR          absolute directory for run-time state; created when missing\n"
+	"  --state DIR          directory for run-time state; created when missing\n"
 	"  --images DIR         kernel and template images (default " DEFAULT_IMAGES ")\n"
 	"  --worker PATH        the ramet-vmm program (default: beside rametd)\n"
 	"  --max-sandboxes N    refuse to hold more than N sandboxes\n"
@@ -125,8 +124,6 @@ static int options_parse(struct options *options, int argc, char **argv)
 		return usage_error("unexpected argument");
 	if (!options->socket || !options->state)
 		return usage_error("--socket and --state are required");
-	if (options->state[0] != '/')
-		return usage_error("--state must be an absolute path");
 	return -1;
 }
 
@@ -144,6 +141,19 @@ static int worker_default(char *path, size_t size)
 		return -EINVAL;
 	strcpy(slash + 1, "ramet-vmm");
 	return 0;
+}
+
+/* The engine wants absolute paths; a person may give others. */
+static const char *path_absolute(const char *path, char *room, size_t size)
+{
+	cleanup_free char *directory = NULL;
+
+	if (path[0] == '/')
+		return path;
+	directory = getcwd(NULL, 0);
+	if (!directory || (size_t)snprintf(room, size, "%s/%s", directory, path) >= size)
+		return path; /* refused by the engine, by name */
+	return room;
 }
 
 /* Many connections and workers need many descriptors; the soft limit of 1024
@@ -211,10 +221,7 @@ static int daemon_run(const struct options *options, struct ramet_err *err)
 		.worker_path = options->worker,
 		.max_sandboxes = options->max_sandboxes,
 	};
-	struct server server = {
-		.max_sandboxes = options->max_sandboxes ? options->max_sandboxes
-							: limits_default.max_sandboxes,
-	};
+	struct server server = { 0 };
 	struct listener listener = { .fd = -1 };
 	int ret = sd_event_new(&server.loop);
 
@@ -237,7 +244,7 @@ int main(int argc, char **argv)
 {
 	struct options options = { .images = DEFAULT_IMAGES, .socket_mode = 0600 };
 	struct ramet_err err = { 0 };
-	char worker[PATH_MAX];
+	char worker[PATH_MAX], images[PATH_MAX], state[PATH_MAX];
 	int status = options_parse(&options, argc, argv);
 
 	if (status >= 0)
@@ -245,6 +252,10 @@ int main(int argc, char **argv)
 	log_init("rametd");
 	if (!options.worker && !worker_default(worker, sizeof(worker)))
 		options.worker = worker;
+	else if (options.worker)
+		options.worker = path_absolute(options.worker, worker, sizeof(worker));
+	options.images = path_absolute(options.images, images, sizeof(images));
+	options.state = path_absolute(options.state, state, sizeof(state));
 	files_limit_raise();
 	if (daemon_run(&options, &err)) {
 		log_error("%s", err.msg);

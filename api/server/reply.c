@@ -155,7 +155,10 @@ void reply_error(struct request *request, unsigned int status, const char *code,
 void reply_engine_error(struct request *request, const struct ramet_err *err)
 {
 	const struct error_kind *kind = error_kind_find(err->code);
+	const char *code = kind->code;
 
-	reply_error(request, kind->status, kind->code, "%s",
+	if (err->code == ENOENT && request->ops && request->ops->missing)
+		code = request->ops->missing;
+	reply_error(request, kind->status, code, "%s",
 		    err->msg[0] ? err->msg : "the operation failed");
 }

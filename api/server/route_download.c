@@ -254,6 +254,7 @@ static void download_end(struct request *request)
 
 const struct request_ops route_download = {
 	.params = download_query,
+	.missing = "path_not_found",
 	.end = download_end,
 	.release = download_release,
 };

@@ -29,7 +29,7 @@ static void version_end(struct request *request)
 const struct request_ops route_version = { .end = version_end };
 
 struct usage {
-	json_int_t total, ready, creating, execs;
+	json_int_t execs;
 	uint64_t memory_bytes;
 };
 
@@ -39,9 +39,6 @@ static bool usage_add(void *arg, struct sandbox *sandbox)
 	struct sandbox_info info;
 
 	sandbox_info(sandbox, &info);
-	usage->total++;
-	usage->ready += info.state == SANDBOX_READY;
-	usage->creating += info.state == SANDBOX_CREATING;
 	usage->execs += info.exec_running;
 	usage->memory_bytes += info.memory_bytes;
 	return true;
@@ -72,6 +69,7 @@ static void capacity_end(struct request *request)
 	struct server *server = request->server;
 	json_int_t total = 0, available = 0;
 	struct usage usage = { 0 };
+	struct engine_counts counts;
 
 	if (host_memory(&total, &available)) {
 		reply_error(request, MHD_HTTP_INTERNAL_SERVER_ERROR, "internal",
@@ -79,13 +77,15 @@ static void capacity_end(struct request *request)
 		return;
 	}
 	engine_sandbox_each(server->engine, usage_add, &usage);
+	engine_counts(server->engine, &counts);
 	reply_json(request, MHD_HTTP_OK,
-		   json_pack("{s:{s:I, s:I, s:I, s:I}, s:{s:I}, s:{s:I, s:I, s:I}}", "sandboxes",
-			     "max", (json_int_t)server->max_sandboxes, "total", usage.total,
-			     "ready", usage.ready, "creating", usage.creating, "execs", "running",
-			     usage.execs, "memory_mb", "host_total", total, "host_available",
-			     available, "sandboxes",
-			     (json_int_t)(usage.memory_bytes / (1024 * 1024))));
+		   json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:{s:I}, s:{s:I, s:I, s:I}}",
+			     "sandboxes", "max", (json_int_t)counts.max_sandboxes, "total",
+			     (json_int_t)counts.total, "creating", (json_int_t)counts.creating,
+			     "ready", (json_int_t)counts.ready, "failed", (json_int_t)counts.failed,
+			     "closing", (json_int_t)counts.closing, "execs", "running", usage.execs,
+			     "memory_mb", "host_total", total, "host_available", available,
+			     "sandboxes", (json_int_t)(usage.memory_bytes / (1024 * 1024))));
 }
 
 const struct request_ops route_capacity = { .end = capacity_end };

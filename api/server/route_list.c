@@ -130,6 +130,7 @@ static void list_end(struct request *request)
 
 const struct request_ops route_list = {
 	.params = list_query,
+	.missing = "path_not_found",
 	.end = list_end,
 	.release = list_release,
 };

@@ -191,6 +191,7 @@ static void pending_release(struct request *request)
 
 const struct request_ops route_create = {
 	.json_max = API_CREATE_BODY_MAX,
+	.missing = "template_not_found",
 	.end = create_end,
 	.release = pending_release,
 };

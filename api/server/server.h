@@ -20,7 +20,6 @@ struct pending;
 struct server {
 	sd_event *loop;
 	struct engine *engine;
-	unsigned int max_sandboxes;
 	struct MHD_Daemon *http;
 	sd_event_source *http_io;
 	sd_event_source *http_timer;
