@@ -19,7 +19,12 @@ if [ $# -gt 0 ]; then
 	mkdir "$stage/opt/ramet-tests/modules"
 	for module; do
 		cp "$module" "$stage/opt/ramet-tests/modules/"
-		basename "$module" >>"$stage/opt/ramet-tests/modules/list"
+		# Newer kernels refuse guests their own hypercalls without this.
+		case $module in
+		*/xen-privcmd.ko) parameters=" unrestricted=1" ;;
+		*) parameters= ;;
+		esac
+		echo "$(basename "$module")$parameters" >>"$stage/opt/ramet-tests/modules/list"
 	done
 fi
 find "$stage" -exec touch -h -d @0 {} +

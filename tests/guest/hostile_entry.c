@@ -194,6 +194,7 @@ static int hypercall_child(void *arg)
 	register uint64_t r9 __asm__("r9") = 0;
 	long result;
 
+	close(STDIN_FILENO); /* number 0 is read */
 	if (!low_page())
 		return EXIT_UNABLE;
 	__asm__ volatile("movq %%rsp, %%rbx\n\t"

@@ -99,7 +99,7 @@ static const struct insn insns[] = {
 	{ "rep-insb", WANT_SEGV, 2, { 0xf3, 0x6c }, 0, 4, 0x60 },
 	{ "retf", WANT_FAULT, 2, { 0x48, 0xcb }, 0, 0, 0 },
 	{ "iretq-junk", WANT_FAULT, 2, { 0x48, 0xcf }, 0, 0, 0 },
-	{ "lock-prefix", WANT_FAULT, 3, { 0xf0, 0x89, 0xc0 }, 0, 0, 0 },
+	{ "lock-prefix", WANT_ANY, 3, { 0xf0, 0x89, 0xc0 }, 0, 0, 0 },
 	{ "verr", WANT_ANY, 3, { 0x0f, 0x00, 0xe0 }, 0x10, 0, 0 },
 	{ "verw", WANT_ANY, 3, { 0x0f, 0x00, 0xe8 }, 0x18, 0, 0 },
 	{ "lar", WANT_ANY, 3, { 0x0f, 0x02, 0xc0 }, 0x10, 0, 0 },

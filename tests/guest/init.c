@@ -77,31 +77,39 @@ static void console_open(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 }
 
-/* Loads every module file of MODULE_DIR, in the order of names; one that is
- * already there is fine. */
-static void modules_load(void)
+/* Loads one module; `line` is its file's name and perhaps parameters. One that
+ * is already there is fine. */
+static void module_load(char *line)
 {
 	char path[PATH_MAX];
+	char *name = strsep(&line, " ");
+
+	snprintf(path, sizeof(path), "%s/%s", MODULE_DIR, name);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || (syscall(SYS_finit_module, fd, line ? line : "", 0) < 0 && errno != EEXIST))
+		printf("RAMET-TEST module %s: %s\n", name, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Loads the modules of the list that is packed with them, in its order. */
+static void modules_load(void)
+{
 	FILE *list = fopen(MODULE_DIR "/list", "re");
-	char name[128];
+	char line[256];
 
 	if (!list)
 		return;
-	while (fgets(name, sizeof(name), list)) {
-		name[strcspn(name, "\n")] = '\0';
-		snprintf(path, sizeof(path), "%s/%s", MODULE_DIR, name);
-		int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
-			printf("RAMET-TEST module %s: %s\n", name, strerror(errno));
-		if (fd >= 0)
-			close(fd);
+	while (fgets(line, sizeof(line), list)) {
+		line[strcspn(line, "\n")] = '\0';
+		module_load(line);
 	}
 	fclose(list);
 }
 
-/* The value of `key` (with its '=') in the command line, cut out in place, or
- * NULL. */
+/* A copy of the value of `key` (with its '=') in the command line, or NULL; it
+ * lives as long as the machine. */
 static char *cmdline_value(char *line, const char *key)
 {
 	size_t len = strlen(key);
@@ -109,8 +117,7 @@ static char *cmdline_value(char *line, const char *key)
 	for (char *at = line; (at = strstr(at, key)); at += len) {
 		if (at != line && at[-1] != ' ')
 			continue;
-		char *value = strndup(at + len, strcspn(at + len, " \n"));
-		return value;
+		return strndup(at + len, strcspn(at + len, " \n"));
 	}
 	return NULL;
 }

@@ -21,7 +21,7 @@ static const struct program programs[] = {
 	{ "stress_memory", stress_memory_main, "fills memory; percent= max_mib= seconds=" },
 	{ "stress_pipelines", stress_pipelines_main, "pipelines= stages= kib= seed=" },
 	{ "stress_ptrace", stress_ptrace_main, "debugging; turns=" },
-	{ "stress_signals", stress_signals_main, "signals; rounds= ms=" },
+	{ "stress_signals", stress_signals_main, "signals; rounds= ms= emulated=" },
 	{ "stress_stale", stress_stale_main, "mapping fuzz; ops= fork_every= seconds= seed=" },
 	{ "stress_threads", stress_threads_main, "threads and TLS; rounds= turns=" },
 	{ "stress_time", stress_time_main, "clocks and timers; n= late_us=" },
