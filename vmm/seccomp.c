@@ -111,6 +111,7 @@ static const struct rule rules[] = {
 
 	/* Time. */
 	CALL(clock_gettime),			/* where the vDSO has no fast clock */
+	CALL(signalfd4),			/* timer and socket signals, read without a handler */
 	CALL(timer_create),			/* the guest's single-shot timer */
 	CALL(timer_settime),			/* arm it */
 	CALL(timer_gettime),			/* what is left of it */

@@ -1,0 +1,76 @@
+# ramet: build, demo and checks. `make demo` and `make check` do all of their
+# own set-up; `make` alone only compiles what the installed packages allow.
+#
+#   make demo      the main job on real input
+#   make check     all tests; ends with "N passed, N failed, N skipped"
+#   make setup     install the packages that building and testing need (root)
+#   make image     fetch the guest kernel and build the guest images (cached)
+#   make SANITIZE=1 ...   the same with ASan and UBSan, in build-asan/
+
+CC ?= gcc
+BUILD := $(if $(SANITIZE),build-asan,build)
+BIN := $(BUILD)/bin
+
+comma := ,
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+	-Wpointer-arith -Wcast-align -Wwrite-strings -Wundef -Wvla -Werror
+SAN := $(if $(SANITIZE),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all \
+	-fno-omit-frame-pointer)
+CPPFLAGS := -D_GNU_SOURCE -I.
+CFLAGS := -std=gnu11 -O2 -g $(WARN) -fstack-protector-strong $(SAN)
+LDFLAGS := $(SAN)
+DEPFLAGS = -MMD -MP
+
+objs = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+
+LIB_SRC := $(wildcard lib/*.c)
+UFFD_SRC := $(wildcard uffd/*.c)
+BPF_SRC := $(filter-out %.bpf.c,$(wildcard bpf/*.c))
+VMM_SRC := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
+ENGINE_SRC := $(wildcard engine/*.c)
+API_SRC := $(wildcard api/server/*.c)
+CLI_SRC := $(wildcard api/cli/*.c)
+UNIT_SRC := $(wildcard tests/unit/test_*.c)
+
+DAEMON_LIBS := -lsystemd -lmicrohttpd -ljansson -lxxhash -lcap-ng
+WORKER_LIBS := -lseccomp -lcap-ng
+CLI_LIBS := -ljansson -luring -lbpf
+
+PROGRAMS := $(BIN)/ramet-vmm $(BIN)/rametd $(BIN)/ramet
+
+# One short line per step; V=1 shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo "  $(1)	$@")
+
+.PHONY: all programs demo check setup image clean format tidy
+all: programs
+programs:
+
+-include $(wildcard */module.mk tests/*/module.mk)
+
+programs: $(PROGRAMS)
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(DEPFLAGS) -c -o $@ $<
+
+$(BIN)/ramet-vmm: $(call objs,vmm/main.c $(VMM_SRC) $(LIB_SRC)) $(SHIM_OBJ)
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_LIBS)
+
+$(BIN)/rametd: $(call objs,$(API_SRC) $(ENGINE_SRC) $(UFFD_SRC) $(LIB_SRC))
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
+
+$(BIN)/ramet: $(call objs,$(CLI_SRC) $(CLI_EXTRA_SRC) $(LIB_SRC))
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CLI_LIBS)
+
+clean:
+	rm -rf build build-asan
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

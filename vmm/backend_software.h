@@ -1,0 +1,30 @@
+/* Internals shared by the parts of the software-KVM back-end. */
+#ifndef RAMET_VMM_BACKEND_SOFTWARE_H
+#define RAMET_VMM_BACKEND_SOFTWARE_H
+
+#include "vmm/hv_area.h"
+#include "vmm/machine.h"
+#include "vmm/shim/shim_data.h"
+
+struct software {
+	bool hw_kernel;     /* the mode the processor's GS base belongs to */
+	bool resume_raw;    /* registers are the processor's: do not reload them */
+	uint64_t gs_other;  /* GS base of the inactive mode (plain path) */
+	uint32_t dirty;     /* KVM_SYNC_X86_* to write back */
+	int commit_error;
+};
+
+/* The fast path's data page. */
+static inline struct shim_data *shim_data_get(const struct machine *m)
+{
+	return hv_page_ptr(m, HV_PAGE_DATA);
+}
+
+/* Lays out the hypervisor area for the fast path in the guest. */
+void software_shim_install(struct machine *m);
+
+/* Moves the state that the fast path keeps out of, and back into, its page. */
+void software_shim_load(struct machine *m);
+void software_shim_store(struct machine *m);
+
+#endif

@@ -1,0 +1,28 @@
+/* The processor as the guest sees it.
+ *
+ * Built from the host's own CPUID and filtered: a PV guest must not see what
+ * it cannot use. Where KVM does not answer CPUID at CPL 3 from this table,
+ * Linux asks with Xen's emulation prefix and gets it from cpuid_query(). */
+#ifndef RAMET_VMM_CPUID_H
+#define RAMET_VMM_CPUID_H
+
+#include <stdint.h>
+
+#include "vmm/machine.h"
+
+struct cpuid_result {
+	uint32_t eax, ebx, ecx, edx;
+};
+
+/* XCR0 bits that are exposed: x87, SSE, AVX and AVX-512, as far as the host and
+ * this KVM have them. */
+uint64_t cpuid_xcr0(int kvm_fd);
+
+/* Answers one leaf; unknown leaves are zero. */
+void cpuid_query(const struct machine *m, uint32_t leaf, uint32_t subleaf,
+		 struct cpuid_result *result);
+
+/* Gives the table to the vCPU (KVM_SET_CPUID2). 0 or -errno. */
+int cpuid_install(struct machine *m, struct ramet_err *err);
+
+#endif

@@ -1,0 +1,60 @@
+/* Guest memory: one flat host mapping, one checked accessor.
+ *
+ * Everything the VMM reads or writes of a guest goes through the functions
+ * below; no other code holds a pointer into guest memory across an exit. The
+ * guest may change memory at any time, so callers copy before they check. */
+#ifndef RAMET_VMM_GUEST_MEMORY_H
+#define RAMET_VMM_GUEST_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lib/err.h"
+#include "vmm/layout.h"
+
+struct guest_memory {
+	uint8_t *base;       /* host address of gpa 0 */
+	uint64_t ram_bytes;  /* what the guest is told it has */
+	uint64_t size;       /* ram_bytes + meta */
+	uint64_t levels_gpa; /* page-table level of each frame, one byte each */
+	uint64_t pv_gpa;     /* PV_PAGES shared pages */
+};
+
+/* Computes the layout for `ram_bytes` (RAM_BYTES_MIN..RAM_BYTES_MAX, a
+ * multiple of 2 MiB) and maps private, lazily allocated memory for it.
+ * -EINVAL with a sentence for an unsupported size, -ENOMEM. */
+int guest_memory_create(struct guest_memory *mem, uint64_t ram_bytes, struct ramet_err *err);
+void guest_memory_destroy(struct guest_memory *mem);
+
+/* Host pointer to [gpa, gpa + len), or NULL when any of it is not guest memory. */
+static inline void *guest_ptr(const struct guest_memory *mem, uint64_t gpa, size_t len)
+{
+	if (gpa >= mem->size || len > mem->size - gpa)
+		return NULL;
+	return mem->base + gpa;
+}
+
+/* The same for the guest's RAM proper (not the meta pages). */
+static inline void *guest_ram_ptr(const struct guest_memory *mem, uint64_t gpa, size_t len)
+{
+	if (gpa >= mem->ram_bytes || len > mem->ram_bytes - gpa)
+		return NULL;
+	return mem->base + gpa;
+}
+
+/* Copies from or to guest-physical memory. 0 or -EFAULT. */
+int guest_read(const struct guest_memory *mem, uint64_t gpa, void *buf, size_t len);
+int guest_write(const struct guest_memory *mem, uint64_t gpa, const void *buf, size_t len);
+
+static inline uint64_t guest_frames(const struct guest_memory *mem)
+{
+	return mem->ram_bytes >> PAGE_SHIFT;
+}
+
+static inline uint64_t guest_pv_page_gpa(const struct guest_memory *mem, unsigned int page)
+{
+	return mem->pv_gpa + page * PAGE_SIZE;
+}
+
+#endif

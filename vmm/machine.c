@@ -1,0 +1,202 @@
+/* Creating and destroying a machine: see machine.h. */
+#include "vmm/machine.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <time.h>
+
+#include "lib/cleanup.h"
+#include "lib/log.h"
+#include "vmm/cpuid.h"
+#include "vmm/timekeeping.h"
+
+#define M2P_INVALID (~0ull)
+
+static int map_anonymous(size_t size, uint8_t **p, const char *what, struct ramet_err *err)
+{
+	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (at == MAP_FAILED)
+		return err_errno(err, errno, "cannot map %zu bytes for %s", size, what);
+	*p = at;
+	return 0;
+}
+
+/* Machine frames are physical frames: the identity, and invalid beyond RAM. */
+static int m2p_create(struct machine *m, struct ramet_err *err)
+{
+	uint64_t frames = guest_frames(&m->mem);
+	uint64_t *table;
+	int rc;
+
+	m->m2p_size = (frames * 8 + PAGE_SIZE_2M - 1) & ~(PAGE_SIZE_2M - 1);
+	rc = map_anonymous(m->m2p_size, &m->m2p, "the machine-to-physical table", err);
+	if (rc)
+		return rc;
+	table = (uint64_t *)(void *)m->m2p;
+	for (uint64_t i = 0; i < frames; i++)
+		table[i] = i;
+	/* Only to the end of the page: what lies behind is never looked up. */
+	for (uint64_t i = frames; i % (PAGE_SIZE / 8); i++)
+		table[i] = M2P_INVALID;
+	return 0;
+}
+
+static int slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
+		    bool readonly, struct ramet_err *err)
+{
+	struct kvm_userspace_memory_region region = { .slot = slot,
+						      .flags = readonly ? KVM_MEM_READONLY : 0,
+						      .guest_phys_addr = gpa,
+						      .memory_size = size,
+						      .userspace_addr = (uint64_t)host };
+
+	if (ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, &region))
+		return err_errno(err, errno, "KVM_SET_USER_MEMORY_REGION slot %u at %#llx", slot,
+				 (unsigned long long)gpa);
+	return 0;
+}
+
+static int vm_create(struct machine *m, struct ramet_err *err)
+{
+	int rc;
+
+	m->vm_fd = ioctl(m->kvm_fd, KVM_CREATE_VM, 0);
+	if (m->vm_fd < 0)
+		return err_errno(err, errno, "KVM_CREATE_VM");
+	rc = slot_set(m, 0, 0, m->mem.size, m->mem.base, false, err);
+	if (!rc)
+		rc = slot_set(m, 1, HV_GPA, HV_SIZE, m->hv, false, err);
+	if (!rc)
+		rc = slot_set(m, 2, M2P_GPA, m->m2p_size, m->m2p, true, err);
+	return rc;
+}
+
+static int vcpu_create(struct machine *m, struct ramet_err *err)
+{
+	int size = ioctl(m->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	void *run;
+	int rc;
+
+	m->vcpu_fd = ioctl(m->vm_fd, KVM_CREATE_VCPU, 0);
+	if (m->vcpu_fd < 0 || size < (int)sizeof(struct kvm_run))
+		return err_errno(err, errno, "KVM_CREATE_VCPU");
+	run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, m->vcpu_fd, 0);
+	if (run == MAP_FAILED)
+		return err_errno(err, errno, "cannot map the vCPU's run area");
+	m->run = run;
+	m->run_size = (size_t)size;
+	rc = time_init(m, err);
+	if (rc)
+		return rc;
+	m->xcr0 = cpuid_xcr0(m->kvm_fd);
+	return cpuid_install(m, err);
+}
+
+static void signals_of_interest(sigset_t *set)
+{
+	(void)sigemptyset(set);
+	(void)sigaddset(set, SIGALRM); /* the guest's timer */
+	(void)sigaddset(set, SIGIO);   /* a socket of the worker */
+}
+
+/* Signals stay blocked except while the guest runs: there they end KVM_RUN with
+ * EINTR, elsewhere they wait in the signalfd. So no handler and no race. */
+static int signals_create(struct machine *m, struct ramet_err *err)
+{
+	struct {
+		struct kvm_signal_mask head;
+		uint64_t set; /* the kernel's sigset_t: blocked while the guest runs */
+	} __attribute__((packed)) mask = { .head = { .len = sizeof(uint64_t) } };
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM };
+	sigset_t set;
+	timer_t timer;
+
+	signals_of_interest(&set);
+	if (sigprocmask(SIG_BLOCK, &set, NULL))
+		return err_errno(err, errno, "sigprocmask");
+	m->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+	if (m->signal_fd < 0)
+		return err_errno(err, errno, "signalfd");
+	if (ioctl(m->vcpu_fd, KVM_SET_SIGNAL_MASK, &mask))
+		return err_errno(err, errno, "KVM_SET_SIGNAL_MASK");
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer))
+		return err_errno(err, errno, "timer_create");
+	m->timer_id = (void *)timer;
+	m->timer_valid = true;
+	return 0;
+}
+
+static const struct vcpu_ops *ops_choose(const struct probe_result *probe)
+{
+	return probe->kind == KVM_KIND_HARDWARE ? &vcpu_ops_hardware : &vcpu_ops_software;
+}
+
+int machine_create(struct machine *m, int kvm_fd, const struct probe_result *probe,
+		   uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
+		   struct ramet_err *err)
+{
+	int rc;
+
+	memset(m, 0, sizeof(*m));
+	m->kvm_fd = kvm_fd;
+	m->vm_fd = m->vcpu_fd = m->signal_fd = m->channel_fd = -1;
+	m->isolation = isolation;
+	m->probe = *probe;
+	m->fast_path = !plain && probe->fast_paths_ok;
+	m->ops = ops_choose(probe);
+	if (isolation != ISOLATION_FULL && isolation != ISOLATION_FAST)
+		return err_set(err, EINVAL, "isolation mode %d does not exist", isolation);
+	rc = guest_memory_create(&m->mem, ram_bytes, err);
+	if (!rc)
+		rc = map_anonymous(HV_SIZE, &m->hv, "the hypervisor area", err);
+	if (!rc)
+		rc = m2p_create(m, err);
+	if (!rc)
+		rc = vm_create(m, err);
+	if (!rc)
+		rc = vcpu_create(m, err);
+	if (!rc)
+		rc = signals_create(m, err);
+	if (rc)
+		machine_destroy(m);
+	return rc;
+}
+
+void machine_destroy(struct machine *m)
+{
+	if (m->timer_valid)
+		(void)timer_delete((timer_t)m->timer_id);
+	if (m->run)
+		(void)munmap(m->run, m->run_size);
+	close_fd(&m->signal_fd);
+	close_fd(&m->vcpu_fd);
+	close_fd(&m->vm_fd);
+	if (m->hv)
+		(void)munmap(m->hv, HV_SIZE);
+	if (m->m2p)
+		(void)munmap(m->m2p, m->m2p_size);
+	guest_memory_destroy(&m->mem);
+	free(m->backend);
+	memset(m, 0, sizeof(*m));
+	m->kvm_fd = m->vm_fd = m->vcpu_fd = m->signal_fd = m->channel_fd = -1;
+}
+
+void machine_end(struct machine *m, enum end_reason reason, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (m->ended)
+		return;
+	m->ended = true;
+	m->end_reason = reason;
+	va_start(ap, fmt);
+	(void)vsnprintf(m->end_text, sizeof(m->end_text), fmt, ap);
+	va_end(ap);
+}

@@ -1,0 +1,8 @@
+/* The in-guest fast path as bytes of the worker (vmm/shim/shim_blob.h). */
+	.section .rodata
+	.balign 16
+	.globl shim_software_start, shim_software_end
+shim_software_start:
+	.incbin "software.bin"
+shim_software_end:
+	.section .note.GNU-stack, "", @progbits
