@@ -11,10 +11,10 @@ or by hand
 
     python3 tests/hw/bed.py --file /probe=build/hw/probe --job "probe: /probe"
 
-Environment: RAMET_HW_KERNEL (bzImage of the Debian cloud kernel),
-RAMET_HW_MODULES (directory below which irqbypass.ko, kvm.ko and kvm-amd.ko
-are), RAMET_HW_PROGRAMS (directory of init and hw-jobs). Without the first two
-they come from guest/kernel-fetch's cache.
+Environment: RAMET_HW_KERNEL, the bzImage of a Debian cloud kernel;
+RAMET_HW_MODULES, a directory below which its irqbypass.ko, kvm.ko and
+kvm-amd.ko are; RAMET_HW_PROGRAMS, the directory of init and hw-jobs (default
+build/hw); RAMET_HW_VERBOSE=1 shows the whole console.
 """
 
 import argparse
@@ -170,7 +170,7 @@ class Bed:
         for module in self.modules:
             archive.file(f"/modules/{os.path.basename(module)}", module)
         for path, source in sorted(files.items()):
-            archive.file(path, source)
+            archive.file(path, self._existing(source, "it is to be taken along"))
         archive.data(JOBS_PATH, self._job_list(jobs, token), 0o644)
         archive.close()
 

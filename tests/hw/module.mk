@@ -1,5 +1,7 @@
 # The emulated-SVM test bed: static programs that run inside it, and its tests.
-# HW_PROGRAMS is what tests/hw/test_hw.py needs; another client adds its own.
+# HW_PROGRAMS is what the tests in tests/hw need; another client adds its own.
+# RAMET_HW_KERNEL and RAMET_HW_MODULES name the kernel of the bed (see bed.py);
+# without them the tests that need it are skipped and say so.
 HW_OUT := $(BUILD)/hw
 HW_CFLAGS := -std=gnu11 -O2 -g $(WARN) -fstack-protector-strong -static
 HW_PROBE_SRC := tests/hw/probe_main.c $(wildcard vmm/probe*.c) lib/err.c
@@ -11,6 +13,8 @@ hw-obj = $(patsubst %.c,$(BUILD)/hw-obj/%.o,$(1))
 .PHONY: hw-programs check-hw
 hw-programs: $(HW_PROGRAMS)
 
+check-hw: export RAMET_HW_KERNEL := $(RAMET_HW_KERNEL)
+check-hw: export RAMET_HW_MODULES := $(RAMET_HW_MODULES)
 check-hw: hw-programs
 	BUILD=$(BUILD) /usr/bin/python3 -B -m unittest discover -v -s tests/hw -p 'test_*.py'
 
