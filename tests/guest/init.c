@@ -7,7 +7,8 @@
  *   ramet.timeout=SECONDS          per program (default 300)
  *   ramet.end=poweroff|reboot|exit what to do at the end; "exit" lets PID 1
  *                                  return, which makes the kernel panic
- * and prints on the console, per program, "RAMET-TEST <name> exit <code>"
+ * and prints on the console, per program, how long it took and
+ * "RAMET-TEST <name> exit <code>"
  * (128 + n after signal n, 124 after a timeout, 127 if it could not be run)
  * and at last "RAMET-TEST end <failed>/<run>". */
 #include <errno.h>
@@ -153,19 +154,19 @@ static void program_exec(char **argv, bool as_nobody)
 	_exit(EXIT_NOT_FOUND);
 }
 
-static long seconds_now(void)
+static long ms_now(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 /* Waits for `pid`, reaping whatever else ends; kills its session's process
  * group at the deadline. Returns the exit code as printed. */
 static int program_wait(pid_t pid, long timeout)
 {
-	long deadline = seconds_now() + timeout;
+	long deadline = ms_now() + timeout * 1000;
 	bool killed = false;
 	sigset_t chld;
 	int status;
@@ -174,7 +175,7 @@ static int program_wait(pid_t pid, long timeout)
 	sigaddset(&chld, SIGCHLD);
 	for (;;) {
 		pid_t got = waitpid(-1, &status, WNOHANG);
-		long left = deadline - seconds_now();
+		long left = (deadline - ms_now() + 999) / 1000;
 
 		if (got == pid && killed)
 			return EXIT_TIMEOUT;
@@ -209,12 +210,15 @@ static int program_run(char *spec, long timeout)
 	if (!argc)
 		return 0;
 	fflush(NULL);
+	long start = ms_now();
 	pid_t pid = fork();
 
 	if (pid == 0)
 		program_exec(argv, as_nobody);
 	int code = pid < 0 ? EXIT_NOT_FOUND : program_wait(pid, timeout);
 
+	start = ms_now() - start;
+	printf("# %s took %ld.%03ld s\n", argv[0], start / 1000, start % 1000);
 	printf("RAMET-TEST %s exit %d\n", argv[0], code);
 	return code;
 }
