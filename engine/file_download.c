@@ -15,7 +15,8 @@ static bool download_complete(const struct file_transfer *t)
 
 static uint32_t download_next_length(const struct file_transfer *t)
 {
-	uint64_t left = t->size - t->asked;
+	/* The read that met the end of a file of unknown size asked beyond it. */
+	uint64_t left = t->size > t->asked ? t->size - t->asked : 0;
 
 	if (t->size == UINT64_MAX)
 		return t->slot_count ? 0 : FILE_CHUNK_MAX;
