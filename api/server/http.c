@@ -45,6 +45,15 @@ static int http_timeout(sd_event_source *source, uint64_t usec, void *arg)
 	return 0;
 }
 
+static int http_woken(sd_event_source *source, void *arg)
+{
+	struct server *server = arg;
+
+	(void)source;
+	(void)MHD_run(server->http);
+	return 0;
+}
+
 /* Before each wait: arm the timer with what MHD waits for now. */
 static int http_prepare(sd_event_source *source, void *arg)
 {
@@ -71,6 +80,10 @@ static int loop_attach(struct server *server, struct ramet_err *err)
 					 1000, http_timeout, server);
 	if (ret >= 0)
 		ret = sd_event_source_set_enabled(server->http_timer, SD_EVENT_OFF);
+	if (ret >= 0)
+		ret = sd_event_add_defer(server->loop, &server->http_wake, http_woken, server);
+	if (ret >= 0)
+		ret = sd_event_source_set_enabled(server->http_wake, SD_EVENT_OFF);
 	if (ret >= 0)
 		ret = sd_event_add_io(server->loop, &server->http_io, info->epoll_fd, EPOLLIN,
 				      http_run, server);
@@ -131,6 +144,7 @@ void server_stop(struct server *server)
 	requests_end(server);
 	server->http_io = sd_event_source_disable_unref(server->http_io);
 	server->http_timer = sd_event_source_disable_unref(server->http_timer);
+	server->http_wake = sd_event_source_disable_unref(server->http_wake);
 	MHD_stop_daemon(server->http);
 	server->http = NULL;
 }

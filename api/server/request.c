@@ -133,6 +133,9 @@ void request_wake(struct request *request)
 		return;
 	request->suspended = false;
 	MHD_resume_connection(request->connection);
+	/* Without threads of its own MHD makes no wake-up descriptor and does not
+	 * count resumed connections in MHD_get_timeout(). */
+	(void)sd_event_source_set_enabled(request->server->http_wake, SD_EVENT_ONESHOT);
 }
 
 void request_abort(struct request *request)

@@ -23,6 +23,7 @@ struct server {
 	struct MHD_Daemon *http;
 	sd_event_source *http_io;
 	sd_event_source *http_timer;
+	sd_event_source *http_wake; /* armed when a connection was resumed */
 	struct request *requests; /* those that MHD knows */
 	struct pending *pending;  /* engine calls whose callback is due */
 	size_t body_bytes;        /* JSON bodies held now */

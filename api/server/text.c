@@ -117,6 +117,8 @@ int json_set_bytes(json_t *object, const char *key, const char *encoding, const 
 {
 	cleanup_free char *text = NULL;
 
+	if (!len)
+		data = ""; /* an empty buffer may be NULL */
 	if (utf8_valid(data, len))
 		return json_object_set_new_nocheck(object, key, json_stringn_nocheck(data, len))
 			       ? -ENOMEM
