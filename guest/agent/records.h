@@ -1,0 +1,25 @@
+/* Records between the agent and the Python driver (repl.py defines them). */
+#ifndef RAMET_GUEST_RECORDS_H
+#define RAMET_GUEST_RECORDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "guest/agent/loop.h"
+
+struct agent;
+
+/* The control socket is ready: struct source's callback. */
+void records_ready(struct agent *agent, struct source *source, uint32_t events);
+
+/* Reads what the driver sent, as far as there is room. */
+void records_receive(struct agent *agent);
+
+/* Handles what was received. Returns false when a record has to wait until
+ * the host takes more output. */
+bool records_handle(struct agent *agent);
+
+/* Goes on sending the code of repl.sending. */
+void records_send(struct agent *agent);
+
+#endif
