@@ -273,8 +273,8 @@ static void exec_queue_watch(struct exec_queue *queue)
 		return;
 	if (!exec->abandoned)
 		usec += exec->message.timeout_ms * (uint64_t)1000;
-	if (sd_event_add_time_relative(queue->loop, &queue->backstop, CLOCK_MONOTONIC, usec, 0,
-				       exec_queue_on_backstop, queue) < 0)
+	if (sd_event_add_time_relative(queue->loop, &queue->backstop, CLOCK_MONOTONIC, usec,
+				       TIMER_ACCURACY, exec_queue_on_backstop, queue) < 0)
 		log_warn("no timer for an exec's end");
 }
 

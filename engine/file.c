@@ -143,7 +143,8 @@ void file_progress(struct file_transfer *transfer)
 		r = sd_event_source_set_time_relative(transfer->stall, usec);
 	else
 		r = sd_event_add_time_relative(transfer->set->loop, &transfer->stall,
-					       CLOCK_MONOTONIC, usec, 0, file_on_stall, transfer);
+					       CLOCK_MONOTONIC, usec, TIMER_ACCURACY, file_on_stall,
+					       transfer);
 	if (r >= 0)
 		r = sd_event_source_set_enabled(transfer->stall, SD_EVENT_ONESHOT);
 	if (r < 0)

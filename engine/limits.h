@@ -16,6 +16,9 @@
 #define GIB        (1024u * 1024u * 1024u)
 #define SECONDS_NS 1000000000u
 
+/* How exactly timers fire, in us; sd-event's default is 250 ms. */
+#define TIMER_ACCURACY 1000u
+
 struct limits {
 	/* Sandboxes. */
 	unsigned int max_sandboxes; /* all states, listed or closing */

@@ -120,7 +120,11 @@ static void boot_hello(void *arg, const char *kernel, const char *version)
 /* When the channel merely closed, the worker knows better why. */
 static void boot_agent_failed(void *arg, const struct ramet_err *err)
 {
-	sandbox_fail(arg, err->code == ECONNRESET ? NULL : err);
+	struct ramet_err cause = *err;
+
+	if (err->code == EPROTO)
+		(void)err_prefix(&cause, "the guest broke the agent protocol");
+	sandbox_fail(arg, err->code == ECONNRESET ? NULL : &cause);
 }
 
 static void boot_channel(void *arg)

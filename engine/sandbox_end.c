@@ -19,7 +19,8 @@ int sandbox_set_deadline(struct sandbox *sandbox, uint64_t ns, sd_event_time_han
 {
 	sandbox->deadline = sd_event_source_disable_unref(sandbox->deadline);
 	return sd_event_add_time_relative(sandbox->engine->loop, &sandbox->deadline,
-					  CLOCK_MONOTONIC, ns / 1000, 0, handler, sandbox);
+					  CLOCK_MONOTONIC, ns / 1000, TIMER_ACCURACY, handler,
+					  sandbox);
 }
 
 void sandbox_arm(struct sandbox *sandbox)

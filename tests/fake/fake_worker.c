@@ -118,6 +118,7 @@ static void read_text(int fd, char *text, size_t size)
 static void before_boot(void)
 {
 	struct control_ready ready = { { CONTROL_VERSION, CONTROL_READY }, 0, (uint32_t)getpid() };
+	static const char huge[CONTROL_MESSAGE_MAX + 1];
 	char path[4096] = "", mode[64] = "";
 	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 8);
 	int fd;
@@ -139,7 +140,7 @@ static void before_boot(void)
 	if (!strcmp(mode, "short"))
 		say("abc", 3);
 	if (!strcmp(mode, "oversized"))
-		say(path, sizeof(path)); /* of no type at all */
+		say(huge, sizeof(huge));
 	if (!strcmp(mode, "bad-version"))
 		ready.header.version = 77;
 	if (!strcmp(mode, "booted-first"))
