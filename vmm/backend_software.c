@@ -19,7 +19,9 @@
 #define MSR_LSTAR 0xc0000082u
 #define MSR_CSTAR 0xc0000083u
 #define MSR_SFMASK 0xc0000084u
-#define SFMASK 0x44700u /* TF, IF is emulated, DF, NT, AC: see vmm/trap.h */
+/* TF DF NT AC. Not IF: at CPL 3 nothing would set it again, and KVM would see
+ * a guest that never takes interrupts. */
+#define SFMASK 0x44500u
 #define ENTRY_VA HV_PAGE_VA(HV_PAGE_SHIM)
 #define COMPAT_ENTRY_OFFSET 0x800u
 #define OUT_LENGTH 2u
@@ -435,7 +437,6 @@ static void retry_soon(struct machine *m)
 {
 	struct itimerspec spec = { .it_value = { .tv_nsec = 30000 } };
 
-	m->timer_borrowed = true;
 	(void)timer_settime((timer_t)m->timer_id, 0, &spec, NULL);
 }
 

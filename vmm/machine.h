@@ -131,7 +131,6 @@ struct machine {
 	char end_text[512];
 	int signal_fd;
 	bool timer_valid;
-	bool timer_borrowed; /* set to another time than the guest's deadline */
 	void *timer_id; /* timer_t */
 	int channel_fd; /* -1: none */
 	bool channel_eof;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -44,17 +45,16 @@ int run_watch_fd(int fd)
 /* Takes pending signals and does what they announce. */
 static void service(struct machine *m)
 {
-	struct signalfd_siginfo info[4];
-	ssize_t n;
+	struct signalfd_siginfo info;
+	bool timer = false;
 
-	do
-		n = read(m->signal_fd, info, sizeof(info));
-	while (n == (ssize_t)sizeof(info));
+	while (read(m->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		timer |= info.ssi_signo == SIGALRM;
 	time_check(m);
-	if (m->timer_borrowed) {
-		m->timer_borrowed = false;
+	/* The host's clock may run a little ahead of the TSC, and the back-end
+	 * borrows the timer: what is still due is armed again. */
+	if (timer && m->pv.timer_deadline)
 		time_arm(m, m->pv.timer_deadline);
-	}
 	channel_pump(m);
 	if (m->sink.service)
 		m->sink.service(m->sink.arg);
