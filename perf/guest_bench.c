@@ -242,10 +242,14 @@ static int64_t switch_batch(unsigned ops)
 		for (;;)
 			sched_yield();
 	}
-	for (unsigned i = 0; i < 4; i++)
-		sched_yield();
+	/* A new process has to wait for its first turn. */
 	int64_t switches = switches_now();
 	int64_t start = now_ns();
+
+	while (switches_now() < switches + 4 && now_ns() - start < 200000000)
+		sched_yield();
+	switches = switches_now();
+	start = now_ns();
 
 	for (unsigned i = 0; i < ops; i++)
 		sched_yield();

@@ -16,7 +16,6 @@
 #define TIMEOUT_MS   120000
 #define WORKERS      6
 #define TICKS_WANTED 20u
-#define ROUNDS_MAX   20000u
 
 enum level { LEVEL_SSE, LEVEL_AVX, LEVEL_AVX512, LEVEL_COUNT };
 
@@ -59,15 +58,17 @@ static bool level_available(enum level level)
 	OP(0, SIZE)                                                                                \
 	OP(1, SIZE)                                                                                \
 	OP(2, SIZE)                                                                                \
-	OP(3, SIZE) OP(4, SIZE) OP(5, SIZE) OP(6, SIZE) OP(7, SIZE) OP(8, SIZE) OP(9, SIZE)        \
-		OP(10, SIZE) OP(11, SIZE) OP(12, SIZE) OP(13, SIZE) OP(14, SIZE) OP(15, SIZE)
+	OP(3, SIZE)                                                                                \
+	OP(4, SIZE) OP(5, SIZE) OP(6, SIZE) OP(7, SIZE) OP(8, SIZE) OP(9, SIZE) OP(10, SIZE)       \
+		OP(11, SIZE) OP(12, SIZE) OP(13, SIZE) OP(14, SIZE) OP(15, SIZE)
 #define ROW32(OP, SIZE)                                                                            \
 	ROW16(OP, SIZE)                                                                            \
 	OP(16, SIZE)                                                                               \
 	OP(17, SIZE)                                                                               \
 	OP(18, SIZE)                                                                               \
-	OP(19, SIZE) OP(20, SIZE) OP(21, SIZE) OP(22, SIZE) OP(23, SIZE) OP(24, SIZE) OP(25, SIZE) \
-		OP(26, SIZE) OP(27, SIZE) OP(28, SIZE) OP(29, SIZE) OP(30, SIZE) OP(31, SIZE)
+	OP(19, SIZE)                                                                               \
+	OP(20, SIZE) OP(21, SIZE) OP(22, SIZE) OP(23, SIZE) OP(24, SIZE) OP(25, SIZE) OP(26, SIZE) \
+		OP(27, SIZE) OP(28, SIZE) OP(29, SIZE) OP(30, SIZE) OP(31, SIZE)
 #define LOAD_XMM(N, S)  "movdqu " #N "*" #S "(%[in]), %%xmm" #N "\n\t"
 #define STORE_XMM(N, S) "movdqu %%xmm" #N ", " #N "*" #S "(%[out])\n\t"
 #define LOAD_YMM(N, S)  "vmovdqu " #N "*" #S "(%[in]), %%ymm" #N "\n\t"
@@ -185,13 +186,19 @@ struct worker {
 	uint64_t seed;
 	unsigned rounds, yields;
 	bool signals;
+	int64_t until; /* microseconds of the clock */
 };
 
-/* A fast machine is through its rounds before the timer fires: go on for a
- * bounded while until some signals came. */
-static bool more_ticks_wanted(unsigned round)
+/* One round at least; then until the time is up or the rounds are done. A fast
+ * machine is through them before the timer fires and goes on until some signals
+ * came. */
+static bool another_round(const struct worker *w, unsigned round)
 {
-	return handler_state.ticks < TICKS_WANTED && round < ROUNDS_MAX;
+	if (round == 0)
+		return true;
+	if (now_us() > w->until)
+		return false;
+	return round < w->rounds || (w->signals && handler_state.ticks < TICKS_WANTED);
 }
 
 /* Exit code: 0, or 1 vector, 2 x87, 3 control words, 4 no signal came. */
@@ -206,7 +213,7 @@ static int worker_run(void *arg)
 		signal(SIGALRM, handler_clobber);
 		setitimer(ITIMER_REAL, &storm, NULL);
 	}
-	for (unsigned r = 0; r < w->rounds || (w->signals && more_ticks_wanted(r)); r++) {
+	for (unsigned r = 0; another_round(w, r); r++) {
 		state_make(&in, w->seed + r);
 		memset(&out, 0, sizeof(out));
 		vector_hold(w->level, in.vector, out.vector, w->yields);
@@ -223,7 +230,7 @@ static int worker_run(void *arg)
 	return w->signals && !handler_state.ticks ? 4 : 0;
 }
 
-static void level_check(struct check *c, enum level level, struct worker base)
+static void level_check(struct check *c, enum level level, struct worker base, int64_t seconds)
 {
 	static const char *const errors[] = { "ok", "vector registers", "x87 stack",
 					      "control words", "no signal came" };
@@ -239,6 +246,7 @@ static void level_check(struct check *c, enum level level, struct worker base)
 		return;
 	}
 	fflush(NULL);
+	base.until = now_us() + seconds * 1000000;
 	for (unsigned i = 0; i < WORKERS; i++) {
 		workers[i] = base;
 		workers[i].level = level;
@@ -267,13 +275,14 @@ int stress_avx_main(int argc, char **argv)
 		.rounds = (unsigned)param_get(argc, argv, "rounds", 40, 1, 1000000),
 		.yields = (unsigned)param_get(argc, argv, "yields", 8, 1, 100000),
 	};
+	int64_t seconds = param_get(argc, argv, "seconds", 2, 1, 86400); /* per kind */
 	struct check c = { 0 };
 
 	for (enum level level = LEVEL_SSE; level < LEVEL_COUNT; level++) {
 		base.signals = false;
-		level_check(&c, level, base);
+		level_check(&c, level, base, seconds);
 		base.signals = true;
-		level_check(&c, level, base);
+		level_check(&c, level, base, seconds);
 	}
 	return check_finish(&c);
 }

@@ -14,7 +14,7 @@ struct program {
 static const struct program programs[] = {
 	{ "hello", hello_main, "prints a greeting and the machine's facts" },
 	{ "bench_getpid", bench_getpid_main, "system call cost; n=" },
-	{ "stress_avx", stress_avx_main, "vector and x87 state; rounds= yields= seed=" },
+	{ "stress_avx", stress_avx_main, "vector and x87 state; rounds= yields= seconds= seed=" },
 	{ "stress_cow", stress_cow_main, "fork and copy-on-write; rounds= kib=" },
 	{ "stress_int3", stress_int3_main, "breakpoints; n= seconds= timer_us=" },
 	{ "stress_int80", stress_int80_main, "software interrupts; rounds=" },
