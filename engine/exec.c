@@ -108,6 +108,8 @@ static int exec_output(struct exec *exec, const struct frame *frame, struct rame
 		exec_consumed(exec, length); /* so that the guest comes to an end */
 		return 0;
 	}
+	if (!length)
+		return 0; /* costs the guest no credit, so nobody shall keep it */
 	exec->callbacks.output(exec->arg, (int)output.stream, output.time_ns,
 			       (const char *)frame->payload + sizeof(output), length);
 	return 0;
@@ -276,41 +278,6 @@ static void exec_queue_watch(struct exec_queue *queue)
 	if (sd_event_add_time_relative(queue->loop, &queue->backstop, CLOCK_MONOTONIC, usec,
 				       TIMER_ACCURACY, exec_queue_on_backstop, queue) < 0)
 		log_warn("no timer for an exec's end");
-}
-
-static int exec_check(const struct exec_queue *queue, const struct exec_params *params,
-		      struct ramet_err *err)
-{
-	const struct limits *limits = queue->limits;
-
-	if (params->language != EXEC_PYTHON && params->language != EXEC_BASH)
-		return err_set(err, EINVAL, "unknown language %d: python or bash",
-			       params->language);
-	if (params->code_length && !params->code)
-		return err_set(err, EINVAL, "no code");
-	if (params->code_length > limits->code_length)
-		return err_set(err, E2BIG,
-			       "the code has %zu bytes, more than %zu (limit code_length); upload "
-			       "it as a file",
-			       params->code_length, limits->code_length);
-	if (params->timeout_ms > limits->timeout_max_ms)
-		return err_set(err, EINVAL, "the timeout is above %u ms (limit timeout_max_ms)",
-			       limits->timeout_max_ms);
-	if (params->output_limit > limits->output_max)
-		return err_set(err, EINVAL,
-			       "the output limit is above %llu bytes (limit output_max)",
-			       (unsigned long long)limits->output_max);
-	if (queue->count > limits->exec_waiting)
-		return err_set(err, EBUSY,
-			       "%u execs wait already in this sandbox (limit exec_waiting); try "
-			       "again later",
-			       limits->exec_waiting);
-	if (params->code_length > limits->code_queued - queue->code_bytes)
-		return err_set(err, EBUSY,
-			       "the code of the waiting execs is above %zu bytes (limit "
-			       "code_queued); try again later",
-			       limits->code_queued);
-	return 0;
 }
 
 static struct exec *exec_make(struct exec_queue *queue, const struct exec_params *params,

@@ -37,4 +37,9 @@ int exec_queue_add(struct exec_queue *queue, const struct exec_params *params,
 /* Ends all with `err`. Needs the agent alive (stopped or not). */
 void exec_queue_end(struct exec_queue *queue, const struct ramet_err *err);
 
+/* Whether the parameters are within the limits and the queue has room.
+ * -EINVAL, -E2BIG, -EBUSY. engine/exec_check.c */
+int exec_check(const struct exec_queue *queue, const struct exec_params *params,
+	       struct ramet_err *err);
+
 #endif

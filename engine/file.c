@@ -28,11 +28,16 @@ void file_set_end(struct file_set *set, const struct ramet_err *err)
 	set->agent = NULL;
 }
 
+static void file_settle(struct file_transfer *transfer);
+
 static void file_ready(struct agent_waiter *waiter)
 {
 	struct file_transfer *transfer = (struct file_transfer *)waiter;
 
-	transfer->ops->proceed(transfer);
+	if (transfer->error.code)
+		file_settle(transfer);
+	else
+		transfer->ops->proceed(transfer);
 }
 
 /* Requests of a transfer end with it (file_set_end); none is left for this. */
@@ -123,7 +128,7 @@ static int file_on_stall(sd_event_source *source, uint64_t usec, void *arg)
 
 	(void)source;
 	(void)usec;
-	if (!transfer->control.agent && !transfer->slot_count)
+	if (!transfer->control.agent && !transfer->slot_count && !transfer->waiter.waiting)
 		return 0; /* it is the caller who takes his time */
 	(void)err_set(&err, ETIMEDOUT,
 		      "the sandbox did not answer within %llu s (limit file_stall)",

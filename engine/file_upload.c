@@ -26,6 +26,8 @@ static bool upload_send(struct file_transfer *t)
 	if (!upload_moving(t) || !upload_due(t) || !file_slot_free(t))
 		return false;
 	if (!agent_writable(t->set->agent)) {
+		if (!t->waiter.waiting)
+			file_progress(t);
 		agent_wait(t->set->agent, &t->waiter);
 		return false;
 	}

@@ -78,7 +78,9 @@ static void boot_reseeded(void *arg, const struct ramet_err *err)
 }
 
 /* Who the guest is: clock, host name, generation (a version 4 UUID, RFC 9562)
- * and entropy that no other guest has. */
+ * and entropy that no other guest has. Python is not asked to reseed: in a
+ * guest that has just booted it seeds from a kernel that is only now filled,
+ * and waiting for its start would cost more than all the rest. */
 static int boot_identify(struct sandbox *s, struct ramet_err *err)
 {
 	uint8_t entropy[ENTROPY_BYTES];
@@ -86,7 +88,6 @@ static int boot_identify(struct sandbox *s, struct ramet_err *err)
 		.hostname = s->id,
 		.entropy = entropy,
 		.entropy_length = sizeof(entropy),
-		.reseed_python = true,
 	};
 	int r;
 

@@ -157,6 +157,12 @@ static void exec_run(struct fake_agent *agent, struct fake_exec *exec)
 	} else if (!strcmp(code, "silence")) {
 		(void)shutdown(agent->fd, SHUT_RDWR);
 		agent->fd = -1;
+	} else if (!strncmp(code, "empty ", 6)) {
+		for (int i = atoi(code + 6); i > 0; i--)
+			output(agent, exec->id, OUTPUT_STDOUT, NULL, 0);
+		exit_with(agent, exec, 0, 0);
+	} else if (!strcmp(code, "deaf")) {
+		(void)poll(NULL, 0, -1);
 	} else if (!strcmp(code, "refuse")) {
 		fake_send_error(agent, exec->id, EBUSY, "no room for this");
 		TAILQ_REMOVE(&agent->execs, exec, link);

@@ -12,6 +12,8 @@
  *     refuse          MSG_ERROR EBUSY
  *     silence         closes the channel; the process stays
  *     die             crashes the worker
+ *     deaf            reads no more from the channel
+ *     empty N         N frames of output without a byte, exit 0
  *     overcredit, overlimit, badstream, badexit, badid, badtype, garbage,
  *     hugeframe, hello   break the protocol in that way
  *
