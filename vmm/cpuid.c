@@ -247,6 +247,17 @@ static void table_add_range(const struct machine *m, struct cpuid_table *t, uint
 	}
 }
 
+/* Where KVM emulates, a compat-mode `syscall` of an AMD processor raises the
+ * privilege level and jumps to the lower 32 bits of CSTAR: into user memory, at
+ * CPL 0. Intel's have no such instruction, so KVM gets to believe in one of
+ * those; the guest reads its vendor natively and is not affected. */
+static void vendor_hide(struct kvm_cpuid_entry2 *leaf0)
+{
+	leaf0->ebx = 0x756e6547; /* "Genu" */
+	leaf0->edx = 0x49656e69; /* "ineI" */
+	leaf0->ecx = 0x6c65746e; /* "ntel" */
+}
+
 int cpuid_install(struct machine *m, struct ramet_err *err)
 {
 	cleanup_free struct cpuid_table *t = calloc(1, sizeof(*t));
@@ -256,6 +267,8 @@ int cpuid_install(struct machine *m, struct ramet_err *err)
 	table_add_range(m, t, 0, native(0, 0).eax & 0x1f);
 	table_add_range(m, t, XEN_LEAF, XEN_LEAF + 4);
 	table_add_range(m, t, 0x80000000, 0x80000000 | (native(0x80000000, 0).eax & 0x3f));
+	if (m->probe.cpuid_native)
+		vendor_hide(&t->entries[0]);
 	if (ioctl(m->vcpu_fd, KVM_SET_CPUID2, t))
 		return err_errno(err, errno, "KVM_SET_CPUID2 with %u entries", t->head.nent);
 	return 0;

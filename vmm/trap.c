@@ -110,9 +110,10 @@ static void iret_user(struct machine *m, const struct iret_context *f)
 	v->regs.rsp = f->rsp;
 	v->regs.rflags = (f->rflags & RFLAGS_GUEST) | RFLAGS_FIXED;
 	v->cs = cs == SEL_USER32_CS ? SEL_USER32_CS : SEL_USER_CS;
-	/* The processor would fault on these; so does the guest, at the place it
-	 * wanted to go to, which its kernel turns into a signal. */
-	if (!trap_canonical(f->rip) || (cs != SEL_USER_CS && cs != SEL_USER32_CS))
+	/* The processor would fault on these, some KVMs cannot run with such a
+	 * stack; so the guest faults at the place it wanted to go to, which its
+	 * kernel turns into a signal. */
+	if (!trap_canonical(f->rip) || !trap_canonical(f->rsp) || (cs != SEL_USER_CS && cs != SEL_USER32_CS))
 		trap_exception(m, VECTOR_GP, 0, 0);
 }
 

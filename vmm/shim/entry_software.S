@@ -206,6 +206,9 @@ iret:
 	mov IRET_RIP(%rsp), %rax
 	shr $47, %rax
 	jnz iret_slow
+	mov IRET_RSP(%rsp), %rax
+	shr $47, %rax
+	jnz iret_slow
 	mov IRET_RFLAGS(%rsp), %rax
 	and $RFLAGS_GUEST, %eax
 	or $RFLAGS_FIXED, %eax
