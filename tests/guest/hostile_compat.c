@@ -24,11 +24,10 @@ struct code {
 	uint8_t len, bytes[CODE_MAX];
 };
 
-/* Runs `code` in compatibility mode with EAX=20 (getpid there) and a stack
- * pointer whose upper half is junk; UD2 follows in the page. */
-static int compat_child(void *arg)
+/* Runs `code` in compatibility mode with EAX=20 (getpid there) and the stack
+ * pointer `rsp`; UD2 follows in the page. */
+static int compat_run(const struct code *code, uint64_t rsp)
 {
-	const struct code *code = arg;
 	uint8_t *p = low_page();
 	uint32_t offset = LOW_PAGE;
 	uint16_t cs = COMPAT_CS;
@@ -38,12 +37,24 @@ static int compat_child(void *arg)
 	memcpy(p, code->bytes, code->len);
 	memcpy(p + POINTER_AT, &offset, sizeof(offset));
 	memcpy(p + POINTER_AT + 4, &cs, sizeof(cs));
-	__asm__ volatile("movabsq $0xffff808000000f00, %%rsp\n\t"
+	__asm__ volatile("movq %1, %%rsp\n\t"
 			 "ljmp *(%0)"
 			 :
-			 : "r"(p + POINTER_AT), "a"(20L), "c"(0xffffffff81000000u), "b"(0L)
+			 : "r"(p + POINTER_AT), "r"(rsp), "a"(20L), "c"(0xffffffff81000000u),
+			   "b"(0L)
 			 : "memory");
 	return EXIT_BREACH;
+}
+
+static int compat_child(void *arg)
+{
+	return compat_run(arg, LOW_PAGE + 0xf00);
+}
+
+/* A pointer whose upper half is junk, which compatibility mode ignores. */
+static int compat_wild_child(void *arg)
+{
+	return compat_run(arg, 0xffff808000000f00u);
 }
 
 static const struct code compat_codes[] = {
@@ -86,6 +97,8 @@ static int shadow_run(const struct code *code, bool step)
 {
 	uint8_t *p = low_page();
 	uint64_t tf = step ? 0x100 : 0;
+	/* getpid, which has another number for int $0x80 */
+	long number = code->bytes[0] == 0xcd ? 20 : 39;
 
 	if (!p)
 		return EXIT_UNABLE;
@@ -106,7 +119,7 @@ static int shadow_run(const struct code *code, bool step)
 			 "jmp *%[page]\n\t"
 			 "1: addq $256, %%rsp"
 			 :
-			 : [tf] "r"(tf), [page] "r"(p), "a"(39L), "b"(p + SS_AT)
+			 : [tf] "r"(tf), [page] "r"(p), "a"(number), "b"(p + SS_AT)
 			 : "rcx", "rdx", "r11", "r12", "memory", "cc");
 	return 0;
 }
@@ -169,6 +182,10 @@ void compat_try(struct check *c, struct sanity *s, bool verbose)
 		struct attack a = { compat_codes[i].name, compat_child, (uintptr_t)&compat_codes[i],
 				    WANT_FAULT };
 
+		attack_run(c, &a, s, verbose);
+		snprintf(name, sizeof(name), "%s-wild-stack", compat_codes[i].name);
+		a.name = name;
+		a.run = compat_wild_child;
 		attack_run(c, &a, s, verbose);
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(shadow_codes); i++) {

@@ -147,7 +147,10 @@ static int edge_child(void *arg)
 	if (p == MAP_FAILED)
 		return EXIT_UNABLE;
 	memcpy(p + PAGE - len, code, len);
-	__asm__ volatile("jmp *%1" : : "a"((long)SYS_getpid), "r"(p + PAGE - len) : "memory");
+	/* getpid, which has another number for int $0x80 */
+	long number = code[0] == 0xcd ? 20 : SYS_getpid;
+
+	__asm__ volatile("jmp *%1" : : "a"(number), "r"(p + PAGE - len) : "memory");
 	return EXIT_BREACH;
 }
 
@@ -208,6 +211,11 @@ static int hypercall_child(void *arg)
 	return (int)(result & 0x3f);
 }
 
+static bool address_canonical(uintptr_t addr)
+{
+	return (uint64_t)((int64_t)(addr << 16) >> 16) == addr;
+}
+
 static void stacks_try(struct check *c, struct sanity *s, bool verbose)
 {
 	static const struct {
@@ -237,6 +245,10 @@ static void stacks_try(struct check *c, struct sanity *s, bool verbose)
 	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
 		for (size_t i = 0; i < ARRAY_SIZE(stacks); i++) {
 			struct attack a = { name, kinds[k].run, stacks[i], kinds[k].expect };
+
+			/* No program has such a stack: a fault is an answer as well. */
+			if (!address_canonical(stacks[i]) && a.expect == WANT_DONE)
+				a.expect = WANT_ANY;
 
 			snprintf(name, sizeof(name), "%s-with-stack-%lx", kinds[k].name, stacks[i]);
 			attack_run(c, &a, s, verbose);

@@ -59,16 +59,18 @@ static bool level_available(enum level level)
 	OP(1, SIZE)                                                                                \
 	OP(2, SIZE)                                                                                \
 	OP(3, SIZE)                                                                                \
-	OP(4, SIZE) OP(5, SIZE) OP(6, SIZE) OP(7, SIZE) OP(8, SIZE) OP(9, SIZE) OP(10, SIZE)       \
-		OP(11, SIZE) OP(12, SIZE) OP(13, SIZE) OP(14, SIZE) OP(15, SIZE)
+	OP(4, SIZE)                                                                                \
+	OP(5, SIZE) OP(6, SIZE) OP(7, SIZE) OP(8, SIZE) OP(9, SIZE) OP(10, SIZE) OP(11, SIZE)      \
+		OP(12, SIZE) OP(13, SIZE) OP(14, SIZE) OP(15, SIZE)
 #define ROW32(OP, SIZE)                                                                            \
 	ROW16(OP, SIZE)                                                                            \
 	OP(16, SIZE)                                                                               \
 	OP(17, SIZE)                                                                               \
 	OP(18, SIZE)                                                                               \
 	OP(19, SIZE)                                                                               \
-	OP(20, SIZE) OP(21, SIZE) OP(22, SIZE) OP(23, SIZE) OP(24, SIZE) OP(25, SIZE) OP(26, SIZE) \
-		OP(27, SIZE) OP(28, SIZE) OP(29, SIZE) OP(30, SIZE) OP(31, SIZE)
+	OP(20, SIZE)                                                                               \
+	OP(21, SIZE) OP(22, SIZE) OP(23, SIZE) OP(24, SIZE) OP(25, SIZE) OP(26, SIZE) OP(27, SIZE) \
+		OP(28, SIZE) OP(29, SIZE) OP(30, SIZE) OP(31, SIZE)
 #define LOAD_XMM(N, S)  "movdqu " #N "*" #S "(%[in]), %%xmm" #N "\n\t"
 #define STORE_XMM(N, S) "movdqu %%xmm" #N ", " #N "*" #S "(%[out])\n\t"
 #define LOAD_YMM(N, S)  "vmovdqu " #N "*" #S "(%[in]), %%ymm" #N "\n\t"

@@ -6,9 +6,11 @@
  * oneself shows: the program reports what came back and whether it still runs.
  *
  * Parameters: seed=N count=N (default 1 and 20000); only=N fuzzes one number;
- * careful=1 (default) leaves out what is certain to end this guest at once,
- * such as iret to nowhere and shutdown; print=1 prints every call before it is
- * made. Exit 77 when the kernel offers no unrestricted privcmd device. */
+ * careful=1 (default) leaves out what would take this guest's own footing away
+ * (trap and page tables, stacks, timers, sleeping), so that the run should reach
+ * its end; careful=0 leaves out nothing, and the guest will end early; print=1
+ * prints every call before it is made. Exit 77 when the kernel offers no unrestricted privcmd
+ * device. */
 #include "tests/guest/check.h"
 
 #include <errno.h>
@@ -169,28 +171,47 @@ static const char *shape_of(unsigned number)
 	return "rrrrr";
 }
 
-/* Calls that can only end this guest: sched_op shutdown and its kin, iret, new
- * trap tables, callbacks, stacks, descriptor tables and page table roots. */
+/* What takes this guest's own footing away, so that it would end or sleep for
+ * ever: a whole hypercall, or those of its commands whose bit is set. */
+struct fatal {
+	uint8_t number;
+	uint32_t commands; /* bit 31: every command from 31 on as well */
+};
+
+#define EVERY 0xffffffffu
+
+static const struct fatal fatal_calls[] = {
+	{ 0, EVERY },    /* set_trap_table */
+	{ 1, EVERY },    /* mmu_update */
+	{ 2, EVERY },    /* set_gdt */
+	{ 3, EVERY },    /* stack_switch */
+	{ 4, EVERY },    /* set_callbacks */
+	{ 5, EVERY },    /* fpu_taskswitch */
+	{ 6, ~1u },      /* sched_op_compat: all but yield */
+	{ 10, EVERY },   /* update_descriptor */
+	{ 13, EVERY },   /* multicall: may contain any of the others */
+	{ 14, EVERY },   /* update_va_mapping */
+	{ 16, EVERY },   /* event_channel_op_compat */
+	{ 21, EVERY },   /* vm_assist */
+	{ 22, EVERY },   /* update_va_mapping_otherdomain */
+	{ 23, EVERY },   /* iret */
+	{ 24, 0x3f87u }, /* vcpu_op: up, down, timers and shared areas */
+	{ 25, EVERY },   /* set_segment_base */
+	{ 26, EVERY },   /* mmuext_op */
+	{ 29, ~1u },     /* sched_op: all but yield */
+	{ 30, EVERY },   /* callback_op */
+	{ 32, 0xd0cu },  /* event_channel_op: closing, moving and resetting ports */
+};
+
 static bool call_is_fatal(const privcmd_hypercall_t *call)
 {
-	switch (call->op) {
-	case 0:
-	case 2:
-	case 3:
-	case 4:
-	case 5:
-	case 13: /* may contain any of the others */
-	case 23:
-	case 25:
-	case 30:
-		return true;
-	case 29:
-		return (uint32_t)call->arg[0] >= 2;
-	case 6:
-		return (uint32_t)call->arg[0] >= 2;
-	default:
-		return false;
+	uint32_t command = (uint32_t)call->arg[0];
+
+	for (size_t i = 0; i < ARRAY_SIZE(fatal_calls); i++) {
+		if (fatal_calls[i].number == call->op)
+			return fatal_calls[i].commands >> (command < 31 ? command : 31) & 1;
 	}
+	return false;
 }
 
 static void call_make(struct fuzz *f, privcmd_hypercall_t *call, unsigned number)
@@ -215,8 +236,11 @@ static void call_print(const struct fuzz *f, const privcmd_hypercall_t *call)
 static void fuzz_once(struct fuzz *f, int only)
 {
 	privcmd_hypercall_t call;
-	unsigned number = (unsigned)(rng_next(&f->rng) % NUMBERS);
+	uint64_t r = rng_next(&f->rng);
+	unsigned number = (unsigned)(r >> 8) % NUMBERS;
 
+	if (r % 4) /* mostly those that do something */
+		number = shapes[(r >> 8) % ARRAY_SIZE(shapes)].number;
 	if (only >= 0)
 		number = (unsigned)only;
 	buffer_fill(f);
