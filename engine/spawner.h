@@ -28,8 +28,8 @@ struct worker_limits {
 
 struct worker_process {
 	pid_t pid;
-	int control_fd;    /* SOCK_SEQPACKET, see vmm/control.h */
-	int channel_fd;    /* SOCK_STREAM, the agent's byte stream */
+	int control_fd;    /* SOCK_SEQPACKET, see vmm/control.h; both ends non-blocking */
+	int channel_fd;    /* SOCK_STREAM, the agent's byte stream; the same */
 	uid_t uid;         /* its alone, see engine/worker_ids.h */
 	uint64_t spawn_ns; /* in the spawner: cgroup, clone and exec */
 };

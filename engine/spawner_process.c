@@ -211,6 +211,14 @@ static int worker_start(struct state *state, const struct spawner_request *reque
 	return 0;
 }
 
+static void fds_close(const int *fds, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		(void)close(fds[i]);
+}
+
+/* The descriptors become the callee's: the worker's ends of its sockets are
+ * nobody else's any more when rametd hears of it. */
 static void request_start(struct state *state, const struct spawner_request *request,
 			  const int *fds, size_t nfds)
 {
@@ -225,6 +233,7 @@ static void request_start(struct state *state, const struct spawner_request *req
 			      request->name);
 	else
 		ret = worker_start(state, request, fds, &event.err);
+	fds_close(fds, nfds);
 	if (ret < 0)
 		event.type = SPAWNER_FAILED;
 	else
@@ -247,21 +256,24 @@ static bool request_take(struct state *state)
 	struct spawner_request request;
 	int fds[FDPASS_MAX];
 	size_t nfds = 0;
+	bool valid;
 	ssize_t n = fdpass_recv(FD_SOCKET, &request, sizeof(request), fds, &nfds);
 
 	if (n == -EAGAIN)
 		return true;
 	if (n <= 0)
 		return false;
+	valid = n == (ssize_t)sizeof(request) && request.slot < WORKERS_MAX;
 	request.name[sizeof(request.name) - 1] = '\0';
-	if (n != (ssize_t)sizeof(request) || request.slot >= WORKERS_MAX)
-		log_error("a request of %zd bytes from rametd makes no sense", n);
-	else if (request.type == SPAWNER_START)
+	if (valid && request.type == SPAWNER_START) {
 		request_start(state, &request, fds, nfds);
-	else if (request.type == SPAWNER_KILL)
+		return true;
+	}
+	fds_close(fds, nfds);
+	if (valid && request.type == SPAWNER_KILL)
 		request_kill(state, &request);
-	for (size_t i = 0; i < nfds; i++)
-		(void)close(fds[i]);
+	else
+		log_error("a request of %zd bytes from rametd makes no sense", n);
 	return true;
 }
 
