@@ -25,6 +25,9 @@
 
 #define HV_GPA 0x1000000000ull  /* 64 GiB */
 #define M2P_GPA 0x1100000000ull /* 68 GiB */
+/* RAM a second time, where page-table stores are to go unseen by a KVM that
+ * shadows page tables (backend_software_shim.c). */
+#define ALIAS_GPA 0x2000000000ull
 
 /* PML4 slot 257 holds the M2P table and the hypervisor area, slot 258 a direct
  * map of guest memory for the in-guest fast path. Slot 256 cannot be used on
@@ -37,6 +40,7 @@
 #define M2P_VA 0xffff808000000000ull
 #define HV_VA 0xffff808040000000ull
 #define DM_VA 0xffff810000000000ull
+#define DM_ALIAS_VA (DM_VA + (256ull << 30))
 
 #ifndef __ASSEMBLER__
 /* Pages of the hypervisor area (index; VA = HV_VA + index * PAGE_SIZE). Pages
@@ -92,5 +96,6 @@ enum hv_page {
 #define PORT_BP 0x85    /* #BP seen by the fast path, as PORT_FAULT */
 #define PORT_FIRST 0x80
 #define PORT_LAST 0x85
+#define PORT_INT80 0x86 /* `int 0x80`, as an exception; from CPL 0, so not in the I/O bitmap */
 
 #endif

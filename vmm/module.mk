@@ -7,27 +7,32 @@ SHIM_CFLAGS := -std=gnu11 -O2 $(WARN) -ffreestanding -fno-pic -mcmodel=large -mn
 	-fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns
 SHIM_SRC := vmm/shim/hypercalls.c vmm/shim/faults.c
 
-$(SHIM_OUT)/software/%.o: vmm/shim/%.c
-	@mkdir -p $(@D)
-	$(call say,CC)
-	$(Q)$(CC) $(CPPFLAGS) -DSHIM_SOFTWARE $(SHIM_CFLAGS) $(DEPFLAGS) -c -o $@ $<
+# One set of objects per kind of KVM: $(1) is software or hardware.
+define shim-kind
+$(SHIM_OUT)/$(1)/%.o: vmm/shim/%.c
+	@mkdir -p $$(@D)
+	$$(call say,CC)
+	$$(Q)$$(CC) $$(CPPFLAGS) -DSHIM_$(2) $$(SHIM_CFLAGS) $$(DEPFLAGS) -c -o $$@ $$<
 
-$(SHIM_OUT)/software/%.o: vmm/shim/%.S
-	@mkdir -p $(@D)
-	$(call say,CC)
-	$(Q)$(CC) $(CPPFLAGS) -DSHIM_SOFTWARE $(DEPFLAGS) -c -o $@ $<
+$(SHIM_OUT)/$(1)/%.o: vmm/shim/%.S
+	@mkdir -p $$(@D)
+	$$(call say,CC)
+	$$(Q)$$(CC) $$(CPPFLAGS) -DSHIM_$(2) $$(DEPFLAGS) -c -o $$@ $$<
 
-$(SHIM_OUT)/software.elf: vmm/shim/shim.lds $(SHIM_OUT)/software/entry_software.o \
-		$(patsubst vmm/shim/%.c,$(SHIM_OUT)/software/%.o,$(SHIM_SRC))
-	$(call say,LD)
-	$(Q)ld -nostdlib -T $< -o $@ $(filter %.o,$^)
+$(SHIM_OUT)/$(1).elf: vmm/shim/shim.lds $(SHIM_OUT)/$(1)/entry_$(1).o \
+		$(patsubst vmm/shim/%.c,$(SHIM_OUT)/$(1)/%.o,$(SHIM_SRC))
+	$$(call say,LD)
+	$$(Q)ld -nostdlib -T $$< -o $$@ $$(filter %.o,$$^)
+endef
+$(eval $(call shim-kind,software,SOFTWARE))
+$(eval $(call shim-kind,hardware,HARDWARE))
 
 $(SHIM_OUT)/%.bin: $(SHIM_OUT)/%.elf
 	$(Q)objcopy -O binary $< $@
 
 SHIM_OBJ := $(BUILD)/obj/vmm/shim/blob.o
 
-$(SHIM_OBJ): vmm/shim/blob.S $(SHIM_OUT)/software.bin
+$(SHIM_OBJ): vmm/shim/blob.S $(SHIM_OUT)/software.bin $(SHIM_OUT)/hardware.bin
 	@mkdir -p $(@D)
 	$(call say,CC)
 	$(Q)$(CC) $(CPPFLAGS) -Wa,-I$(SHIM_OUT) -c -o $@ $<

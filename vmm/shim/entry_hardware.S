@@ -21,10 +21,7 @@
 	.section .text.entry, "ax", @progbits
 	.globl shim_entry
 shim_entry: /* LSTAR: rcx = return address, r11 = flags */
-	mov %rsp, D(SHIM_USER_RSP)
-	cmpq $0, D(SHIM_KERNEL_MODE)
-	jne hypercall
-	jmp user_syscall
+	jmp syscall
 
 	.org SHIM_OFFSET_FAULT
 	jmp fault
@@ -34,8 +31,12 @@ shim_entry: /* LSTAR: rcx = return address, r11 = flags */
 	jmp general_protection
 
 	.text
+syscall:
+	mov %rsp, D(SHIM_USER_RSP)
+	cmpq $0, D(SHIM_KERNEL_MODE)
+	je user_syscall
+
 /* ---- hypercalls of the guest kernel ---- */
-hypercall:
 	cmp $HYPERVISOR_IRET, %eax
 	je iret
 	lea shim_stack(%rip), %rsp

@@ -6,51 +6,7 @@
  * System calls of user space come in by `syscall` when it shares the kernel's
  * page tables; when it has its own, the entry page there holds one int3 and
  * they come in through shim_break. Frames are those of Xen's PV ABI. */
-#include "vmm/layout.h"
-#include "vmm/shim/shim_data.h"
-
-#define D(field) shim_data + field(%rip)
-
-#define VCPU_INFO_PENDING 0
-#define VCPU_INFO_MASK 1
-#define HYPERVISOR_IRET 23
-#define RFLAGS_GUEST 0x254dd5
-#define RFLAGS_FIXED 0x202
-
-/* struct iret_context, from rsp at the hypercall */
-#define IRET_RAX 0
-#define IRET_R11 8
-#define IRET_RCX 16
-#define IRET_RIP 32
-#define IRET_CS 40
-#define IRET_RFLAGS 48
-#define IRET_RSP 56
-#define IRET_SS 64
-
-.macro REGS_PUSH
-	push %rcx
-	push %r11
-	push %r9
-	push %r8
-	push %r10
-	push %rdx
-	push %rsi
-	push %rdi
-	push %rax
-.endm
-
-/* Leaves the flags alone. */
-.macro REGS_POP
-	pop %rax
-	pop %rdi
-	pop %rsi
-	pop %rdx
-	pop %r10
-	pop %r8
-	pop %r9
-	pop %r11
-	pop %rcx
-.endm
+#include "vmm/shim/entry.h"
 
 .macro GS_SWAP scratch
 	rdgsbase \scratch
@@ -201,7 +157,7 @@ iret:
 	jz iret_kernel
 	cmpw $SEL_USER_CS, IRET_CS(%rsp)
 	jne iret_slow
-	testl $0x200, IRET_RFLAGS(%rsp)
+	testl $RFLAGS_IF, IRET_RFLAGS(%rsp)
 	jz iret_slow
 	mov IRET_RIP(%rsp), %rax
 	shr $47, %rax
@@ -251,7 +207,7 @@ iret_kernel:
 	add $1, %rax
 	cmp $1, %rax
 	ja iret_slow
-	testl $0x200, IRET_RFLAGS(%rsp)
+	testl $RFLAGS_IF, IRET_RFLAGS(%rsp)
 	setz VCPU_INFO_MASK(%rcx)
 	incq D(SHIM_STAT_IRET_KERNEL)
 	mov IRET_RFLAGS(%rsp), %rax

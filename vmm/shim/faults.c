@@ -13,11 +13,6 @@
 #define RFLAGS_GUEST 0x254dd5ull
 #define RFLAGS_FIXED 0x202ull
 
-static bool in_hypervisor_area(uint64_t rip)
-{
-	return rip >= HV_VA && rip < HV_VA + (2ull << 20);
-}
-
 static uint64_t frame_build(const struct shim_regs *regs, const struct trap_frame *f,
 			    const uint64_t *error, bool mask_events)
 {
@@ -60,7 +55,7 @@ uint64_t shim_fault(struct shim_regs *regs)
 	struct shim_data *d = shim_data_ptr();
 	uint64_t error = pushed[0];
 
-	if (!d->fault_cb || in_hypervisor_area(f->rip))
+	if (!d->fault_cb || frame_is_ours(f))
 		return 0;
 	if (d->kernel_mode) {
 		/* A write to a read-only page table is the VMM's to resolve. */
@@ -80,7 +75,7 @@ uint64_t shim_break(struct shim_regs *regs)
 	const struct trap_frame *f = (const struct trap_frame *)(SHIM_TRAP_STACK_VA - 40);
 	struct shim_data *d = shim_data_ptr();
 
-	if (!d->break_cb || d->kernel_mode || in_hypervisor_area(f->rip))
+	if (!d->break_cb || d->kernel_mode || frame_is_ours(f))
 		return 0;
 	d->target = d->break_cb;
 	return frame_build(regs, f, 0, d->break_mask != 0);

@@ -2,6 +2,7 @@
 #ifndef RAMET_VMM_SHIM_PRIMITIVES_H
 #define RAMET_VMM_SHIM_PRIMITIVES_H
 
+#include "vmm/layout.h"
 #include "vmm/shim/shim.h"
 
 #define MSR_FS_BASE 0xc0000100u
@@ -59,6 +60,62 @@ static inline void gs_to_kernel(void)
 	__asm__ volatile("rdgsbase %0" : "=r"(user));
 	__asm__ volatile("wrgsbase %0" : : "r"(shim_data_ptr()->gs_other));
 	shim_data_ptr()->gs_other = user;
+}
+
+/* Whether the fast path itself was interrupted: it runs at CPL 3 as well, so
+ * only the address tells. */
+static inline bool frame_is_ours(const struct trap_frame *f)
+{
+	return f->rip >= HV_VA && f->rip < HV_VA + HV_SIZE;
+}
+#endif
+
+#ifdef SHIM_HARDWARE
+/* At CPL 0, with the architecture's own instructions. */
+static inline void write_cr3(uint64_t value)
+{
+	__asm__ volatile("mov %0, %%cr3" : : "r"(value) : "memory");
+}
+
+static inline void invlpg(uint64_t va)
+{
+	__asm__ volatile("invlpg (%0)" : : "r"(va) : "memory");
+}
+
+static inline void write_msr(uint32_t msr, uint64_t value)
+{
+	__asm__ volatile("wrmsr"
+			 :
+			 : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32))
+			 : "memory");
+}
+
+static inline void write_fs(uint64_t value)
+{
+	write_msr(MSR_FS_BASE, value);
+}
+
+static inline void write_gs_kernel(uint64_t value)
+{
+	write_msr(MSR_GS_BASE, value);
+}
+
+static inline void write_gs_user(uint64_t value)
+{
+	write_msr(MSR_KERNEL_GS_BASE, value);
+}
+
+/* From a user-mode exception into the kernel: its GS base becomes active. */
+static inline void gs_to_kernel(void)
+{
+	__asm__ volatile("swapgs" : : : "memory");
+}
+
+/* The entry code hands over interrupted CPL-3 code only. */
+static inline bool frame_is_ours(const struct trap_frame *f)
+{
+	(void)f;
+	return false;
 }
 #endif
 

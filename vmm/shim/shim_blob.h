@@ -5,5 +5,6 @@
 #include <stdint.h>
 
 extern const uint8_t shim_software_start[], shim_software_end[];
+extern const uint8_t shim_hardware_start[], shim_hardware_end[];
 
 #endif
