@@ -41,6 +41,7 @@ static int http_timeout(sd_event_source *source, uint64_t usec, void *arg)
 
 	(void)source;
 	(void)usec;
+	server->timer_at = 0;
 	(void)MHD_run(server->http);
 	return 0;
 }
@@ -54,16 +55,22 @@ static int http_woken(sd_event_source *source, void *arg)
 	return 0;
 }
 
-/* Before each wait: arm the timer with what MHD waits for now. */
+/* Before each wait: see that the timer fires by the time MHD waits for. One that
+ * fires earlier does no harm, and saves setting it for every request. */
 static int http_prepare(sd_event_source *source, void *arg)
 {
 	struct server *server = arg;
 	MHD_UNSIGNED_LONG_LONG ms;
+	uint64_t now;
 
 	(void)source;
-	if (MHD_get_timeout(server->http, &ms) != MHD_YES)
-		return sd_event_source_set_enabled(server->http_timer, SD_EVENT_OFF);
-	if (sd_event_source_set_time_relative(server->http_timer, ms * 1000) < 0)
+	if (MHD_get_timeout(server->http, &ms) != MHD_YES ||
+	    sd_event_now(server->loop, CLOCK_MONOTONIC, &now) < 0)
+		return 0;
+	if (server->timer_at && server->timer_at <= now + ms * 1000)
+		return 0;
+	server->timer_at = now + ms * 1000;
+	if (sd_event_source_set_time(server->http_timer, server->timer_at) < 0)
 		return 0;
 	return sd_event_source_set_enabled(server->http_timer, SD_EVENT_ONESHOT);
 }
@@ -127,6 +134,8 @@ static void requests_end(struct server *server)
 		if (request->suspended && !request->queued && !request->response)
 			reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, "stopping",
 				    "the daemon is stopping");
+		else if (request->queued && request->ops && request->ops->stop)
+			request->ops->stop(request);
 		else if (request->queued && request->suspended)
 			request_abort(request);
 	}

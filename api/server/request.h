@@ -27,6 +27,8 @@ struct request_ops {
 	size_t (*body)(struct request *request, const char *data, size_t len);
 	void (*end)(struct request *request);
 	void (*release)(struct request *request);
+	/* The daemon stops while the reply streams: ends it properly. NULL: it is cut. */
+	void (*stop)(struct request *request);
 };
 
 struct request {
@@ -121,6 +123,7 @@ struct field {
 	const char *name;
 	enum field_type type;
 	bool required;
+	bool nul_allowed;    /* FIELD_STRING: may contain U+0000 */
 	json_int_t min, max; /* FIELD_INTEGER: value; FIELD_STRING: bytes */
 };
 

@@ -239,6 +239,19 @@ static void exec_done(void *arg, const struct exec_exit *exit, const struct rame
 
 static const struct exec_callbacks callbacks = { .output = exec_output, .done = exec_done };
 
+static void exec_stop(struct request *request)
+{
+	struct exec_call *call = request->state;
+	struct exec *exec = call ? call->exec : NULL;
+	struct ramet_err err;
+
+	if (!exec)
+		return;
+	err_set(&err, ESHUTDOWN, "the daemon is stopping");
+	exec_done(request, NULL, &err);
+	exec_abandon(exec);
+}
+
 /* ---- start ---- */
 
 static bool stream_wanted(struct request *request, bool *stream)
@@ -334,4 +347,5 @@ const struct request_ops route_exec = {
 	.params = exec_query,
 	.end = exec_end,
 	.release = exec_release,
+	.stop = exec_stop,
 };

@@ -23,10 +23,11 @@ struct server {
 	struct MHD_Daemon *http;
 	sd_event_source *http_io;
 	sd_event_source *http_timer;
+	uint64_t timer_at; /* when it fires, CLOCK_MONOTONIC in microseconds; 0: not armed */
 	sd_event_source *http_wake; /* armed when a connection was resumed */
-	struct request *requests; /* those that MHD knows */
-	struct pending *pending;  /* engine calls whose callback is due */
-	size_t body_bytes;        /* JSON bodies held now */
+	struct request *requests;   /* those that MHD knows */
+	struct pending *pending;    /* engine calls whose callback is due */
+	size_t body_bytes;          /* JSON bodies held now */
 	uint64_t started_ns;
 	bool stopping;
 };

@@ -65,6 +65,12 @@ static bool field_check(struct request *request, const struct field *field, cons
 			    field->name, field->min, field->max);
 		return false;
 	}
+	if (field->type == FIELD_STRING && !field->nul_allowed &&
+	    strlen(json_string_value(value)) != json_string_length(value)) {
+		reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
+			    "\"%s\" must not contain U+0000", field->name);
+		return false;
+	}
 	return true;
 }
 
