@@ -19,9 +19,9 @@ typedef uint16_t domid_t; /* for evtchn.h */
 #include <xen/evtchn.h>
 #include <xen/gntalloc.h>
 
-#define RING_PAGES 32u
+#define RING_PAGES    32u
 #define CHANNEL_PAGES (1 + 2 * RING_PAGES)
-#define HOST_DOMAIN 0
+#define HOST_DOMAIN   0
 
 struct hypercall {
 	uint64_t op;

@@ -15,8 +15,8 @@
 #include "guest/agent/process.h"
 #include "guest/agent/util.h"
 
-#define STOP_GROUP_NS NS_PER_S
-#define STOP_GRACE_NS (2 * NS_PER_S)
+#define STOP_GROUP_NS     NS_PER_S
+#define STOP_GRACE_NS     (2 * NS_PER_S)
 #define EXIT_CODE_TIMEOUT 124
 
 static struct exec *exec_find(struct execs *execs, uint32_t id)
@@ -286,8 +286,7 @@ void exec_ended(struct agent *agent, int exit_code, uint32_t flags)
 	x->exit_code = exit_code;
 	/* Who was asked to stop and answers, was interrupted, whatever the code
 	 * made of the KeyboardInterrupt. */
-	if (x->stage != STAGE_RUNNING && x->language == EXEC_PYTHON &&
-	    !(flags & EXIT_STATE_LOST)) {
+	if (x->stage != STAGE_RUNNING && x->language == EXEC_PYTHON && !(flags & EXIT_STATE_LOST)) {
 		flags |= EXIT_INTERRUPTED;
 		x->exit_code = 128 + SIGINT;
 	}
@@ -340,8 +339,8 @@ void exec_abandon_all(struct agent *agent)
 	}
 	if (!execs->running)
 		return;
-	process_group_kill(execs->running->language == EXEC_PYTHON ? agent->repl.pid :
-								      agent->shell.pid,
+	process_group_kill(execs->running->language == EXEC_PYTHON ? agent->repl.pid
+								   : agent->shell.pid,
 			   SIGKILL);
 	if (execs->running->language == EXEC_BASH)
 		shell_finish(agent);

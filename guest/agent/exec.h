@@ -16,12 +16,12 @@
 struct agent;
 
 #define EXEC_CODE_TOTAL_MAX (16u * 1024 * 1024) /* of all execs at once */
-#define EXEC_SCRATCH_SIZE (64u * 1024)
-#define EXEC_DRAIN_MAX (1024u * 1024) /* no pipe holds more (fs.pipe-max-size) */
+#define EXEC_SCRATCH_SIZE   (64u * 1024)
+#define EXEC_DRAIN_MAX      (1024u * 1024) /* no pipe holds more (fs.pipe-max-size) */
 
 enum exec_stage {
 	STAGE_RUNNING,
-	STAGE_ASKED,	   /* interrupted; a chance to end by itself */
+	STAGE_ASKED,       /* interrupted; a chance to end by itself */
 	STAGE_ASKED_GROUP, /* ... and so were the interpreter's children */
 	STAGE_KILLED,
 	STAGE_ENDED, /* nothing left but its output */
@@ -35,13 +35,13 @@ struct exec {
 	uint32_t flags; /* enum exit_flags */
 	int exit_code;
 	uint64_t limit, credit, passed, dropped; /* bytes of output */
-	bool notice_due;			 /* the cut is not yet announced */
+	bool notice_due;                         /* the cut is not yet announced */
 	size_t drain_left[2];
 	uint64_t result_left; /* bytes of OUTPUT_RESULT the interpreter has yet to send */
 	bool drained;
 	uint64_t queued_ns, started_ns, ended_ns;
 	uint64_t deadline_ns; /* the next step of stopping it; UINT64_MAX: none */
-	char code[];	      /* code_length bytes and a NUL */
+	char code[];          /* code_length bytes and a NUL */
 };
 
 struct execs {

@@ -3,19 +3,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
-#include <linux/magic.h>
 
 #include "guest/agent/agent.h"
 #include "guest/agent/util.h"
 
-#define MODE_DEFAULT 0644
-#define MODE_PARENT 0755
+#define MODE_DEFAULT    0644
+#define MODE_PARENT     0755
 #define TEMPORARY_TRIES 8
 
 static void open_error(struct agent *agent, uint32_t id, const char *path, int err)

@@ -22,9 +22,9 @@ struct agent;
 struct file {
 	int fd; /* -1: the slot is free */
 	bool writes;
-	int failed;	 /* -errno of a failed write; such a file cannot be kept */
-	uint64_t size;	 /* bytes read or written so far */
-	char *target;	 /* writes: where it goes */
+	int failed;      /* -errno of a failed write; such a file cannot be kept */
+	uint64_t size;   /* bytes read or written so far */
+	char *target;    /* writes: where it goes */
 	char *temporary; /* writes: what it is called until then */
 	XXH3_state_t hash;
 };

@@ -12,8 +12,8 @@
 #include "guest/agent/agent.h"
 #include "guest/agent/util.h"
 
-#define HOSTNAME_MAX 64
-#define ENTROPY_MAX 512
+#define HOSTNAME_MAX    64
+#define ENTROPY_MAX     512
 #define PYTHON_LIMIT_NS (2 * NS_PER_S)
 
 static int entropy_add(const struct agent *agent, const uint8_t *entropy, uint32_t len)

@@ -18,9 +18,9 @@
 
 #include "guest/agent/util.h"
 
-#define HOSTNAME "ramet"
+#define HOSTNAME        "ramet"
 #define MODULE_LINE_MAX 512
-#define NOFILE_HARD 1048576 /* the kernel's default fs.nr_open */
+#define NOFILE_HARD     1048576 /* the kernel's default fs.nr_open */
 
 static const struct {
 	const char *type, *dir, *options;

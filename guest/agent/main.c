@@ -22,7 +22,7 @@
 #include "guest/agent/util.h"
 
 #define SHUTDOWN_GRACE_NS (500 * NS_PER_MS)
-#define LOG_LINE_MAX 512
+#define LOG_LINE_MAX      512
 
 /* The root object: static because of its size and because sources must stay. */
 static struct agent agent;

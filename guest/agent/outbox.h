@@ -11,9 +11,9 @@
 
 #include "guest/protocol.h"
 
-#define OUTBOX_SIZE (512u * 1024)
-#define OUTPUT_CHUNK_MAX (64u * 1024)
-#define OUTBOX_REPLY_ROOM (FILE_CHUNK_MAX + 8192u)
+#define OUTBOX_SIZE        (512u * 1024)
+#define OUTPUT_CHUNK_MAX   (64u * 1024)
+#define OUTBOX_REPLY_ROOM  (FILE_CHUNK_MAX + 8192u)
 #define OUTBOX_OUTPUT_ROOM (OUTBOX_REPLY_ROOM + OUTPUT_CHUNK_MAX + 4096u)
 
 struct outbox {

@@ -11,7 +11,7 @@
 #include "guest/agent/util.h"
 
 #define READS_PER_EVENT 4
-#define NOTICE_MAX 128
+#define NOTICE_MAX      128
 
 static struct pipe_in *exec_pipe(struct agent *agent, size_t i)
 {
@@ -184,8 +184,7 @@ void exec_watch(struct agent *agent)
 	bool can = x->passed >= x->limit || output_allowance(agent) > 0;
 
 	for (size_t i = 0; i < 2; i++)
-		(void)loop_watch(&agent->loop, &exec_pipe(agent, i)->source,
-				 can ? EPOLLIN : 0);
+		(void)loop_watch(&agent->loop, &exec_pipe(agent, i)->source, can ? EPOLLIN : 0);
 }
 
 void exec_pipe_ready(struct agent *agent, struct pipe_in *pipe)

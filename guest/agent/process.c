@@ -13,7 +13,7 @@
 #include "guest/agent/agent.h"
 #include "guest/agent/util.h"
 
-static const int default_signals[] = { SIGHUP,	SIGINT,	 SIGQUIT, SIGPIPE, SIGTERM,
+static const int default_signals[] = { SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGTERM,
 				       SIGUSR1, SIGUSR2, SIGALRM, SIGCHLD };
 
 static int attributes_set(posix_spawnattr_t *attr)

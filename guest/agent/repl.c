@@ -15,21 +15,20 @@
 #include "guest/agent/records.h"
 #include "guest/agent/util.h"
 
-#define PYTHON "/usr/bin/python3"
+#define PYTHON         "/usr/bin/python3"
 #define START_LIMIT_NS (30 * NS_PER_S)
 
 /* Descriptors in the interpreter; high, where code seldom looks. repl.py and
  * the command below name the same numbers. */
-#define SOURCE_FD 1020
+#define SOURCE_FD  1020
 #define CONTROL_FD 1021
 
 /* The driver runs outside sys.modules, with builtins of its own. */
-static const char bootstrap[] =
-	"import os, builtins\n"
-	"s = os.pread(1020, 1 << 20, 0)\n"
-	"os.close(1020)\n"
-	"exec(compile(s, '<ramet>', 'exec'),"
-	" {'__name__': '<ramet>', '__builtins__': dict(vars(builtins))})\n";
+static const char bootstrap[] = "import os, builtins\n"
+				"s = os.pread(1020, 1 << 20, 0)\n"
+				"os.close(1020)\n"
+				"exec(compile(s, '<ramet>', 'exec'),"
+				" {'__name__': '<ramet>', '__builtins__': dict(vars(builtins))})\n";
 
 __asm__(".pushsection .rodata\n"
 	"repl_source: .incbin \"guest/agent/repl.py\"\n"

@@ -22,7 +22,7 @@
 
 struct agent;
 
-#define BACKLOG_SIZE (32u * 1024)
+#define BACKLOG_SIZE       (32u * 1024)
 #define RECORD_HEADER_SIZE 8
 #define RECORD_BUFFER_SIZE (64u * 1024)
 
@@ -46,7 +46,7 @@ struct repl {
 	struct source control;
 	struct pipe_in out, err;
 	struct backlog backlog[2];
-	bool lost;	  /* state was lost and nobody has been told */
+	bool lost;        /* state was lost and nobody has been told */
 	bool reseed_due;  /* as soon as it is ready */
 	int ended_status; /* of waitpid(2), in REPL_ENDED */
 	bool ended_early; /* it had never been ready */

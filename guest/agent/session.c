@@ -194,8 +194,8 @@ bool session_run(struct agent *agent)
 	}
 	if (before < OUTBOX_OUTPUT_ROOM && outbox_room(&agent->out) >= OUTBOX_OUTPUT_ROOM)
 		return true; /* something may have waited for this */
-	return agent->transport->ops->prepare(agent->transport, &agent->loop,
-					      may_dispatch(agent), outbox_pending(&agent->out) > 0);
+	return agent->transport->ops->prepare(agent->transport, &agent->loop, may_dispatch(agent),
+					      outbox_pending(&agent->out) > 0);
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b)

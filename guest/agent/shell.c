@@ -13,11 +13,11 @@
 #include "guest/agent/process.h"
 #include "guest/agent/util.h"
 
-#define BASH "/bin/bash"
+#define BASH              "/bin/bash"
 /* Shorter code is an argument, which lets bash replace itself by a last
  * command; longer code is read from a memfd (execve(2): 128 KiB per string). */
 #define CODE_ARGUMENT_MAX (96u * 1024)
-#define CODE_FD 1020
+#define CODE_FD           1020
 #define CODE_FILE_COMMAND "source /proc/self/fd/1020"
 
 static void shell_pipe_ready(struct agent *agent, struct source *source, uint32_t events)
@@ -70,8 +70,8 @@ static int code_file(const struct exec *x)
 	return fd;
 }
 
-static int bash_spawn(struct agent *agent, const struct exec *x, int code_fd, pid_t *pid,
-		      int *out, int *err)
+static int bash_spawn(struct agent *agent, const struct exec *x, int code_fd, pid_t *pid, int *out,
+		      int *err)
 {
 	const char *code = code_fd < 0 ? x->code : CODE_FILE_COMMAND;
 	char *argv[] = { (char *)BASH, (char *)"-c", (char *)code, (char *)"bash", NULL };

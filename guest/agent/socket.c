@@ -63,8 +63,8 @@ static bool socket_prepare(struct transport *transport, struct loop *loop, bool 
 			   bool want_room)
 {
 	struct socket_transport *s = socket_of(transport);
-	uint32_t events = (want_data ? (uint32_t)EPOLLIN : 0) |
-			  (want_room ? (uint32_t)EPOLLOUT : 0);
+	uint32_t events =
+		(want_data ? (uint32_t)EPOLLIN : 0) | (want_room ? (uint32_t)EPOLLOUT : 0);
 
 	(void)loop_watch(loop, &transport->source, events);
 	return want_data && s->readable;

@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NS_PER_S 1000000000ull
+#define NS_PER_S  1000000000ull
 #define NS_PER_MS 1000000ull
 
 static inline uint64_t clock_read_ns(clockid_t clock)
@@ -35,7 +35,7 @@ static inline void cleanup_freep(void *p)
 }
 
 #define cleanup_close __attribute__((cleanup(cleanup_closep)))
-#define cleanup_free __attribute__((cleanup(cleanup_freep)))
+#define cleanup_free  __attribute__((cleanup(cleanup_freep)))
 
 static inline int take_fd(int *fd)
 {
