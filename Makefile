@@ -70,6 +70,40 @@ $(BIN)/ramet: $(call objs,$(CLI_SRC) $(CLI_EXTRA_SRC) $(LIB_SRC))
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CLI_LIBS)
 
+# ---- tests ----
+
+UNIT := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
+UNIT_LIBS := -lcmocka -lsystemd -lxxhash -lseccomp -lcap-ng
+# Unit tests link with everything below the API; the linker takes what it needs.
+UNIT_ARCHIVE := $(BUILD)/tests/ramet.a
+
+$(UNIT_ARCHIVE): $(call objs,$(ENGINE_SRC) $(VMM_SRC) $(UFFD_SRC) $(LIB_SRC)) $(SHIM_OBJ)
+	@mkdir -p $(@D)
+	$(call say,AR)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(filter-out $(ENGINE_TESTS),$(UNIT)): $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(UNIT_ARCHIVE)
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(UNIT_LIBS)
+
+.PHONY: unit-tests test-programs run-tests
+unit-tests: $(UNIT)
+test-programs: programs unit-tests fake-programs guest-tests
+
+# What is built is tested: `make check` sets up first, so that its parts see
+# the packages that it installed.
+check:
+	$(Q)tests/setup
+	$(Q)$(MAKE) --no-print-directory test-programs image hw-programs
+	$(Q)$(MAKE) --no-print-directory run-tests
+
+run-tests:
+	$(Q)tests/run --build $(BUILD)
+
+setup:
+	$(Q)tests/setup
+
 clean:
 	rm -rf build build-asan
 

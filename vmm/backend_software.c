@@ -44,7 +44,7 @@ static void entry_page_init(struct machine *m)
 	memcpy(page + COMPAT_ENTRY_OFFSET, compat, sizeof(compat));
 }
 
-static void plain_install(struct machine *m)
+static int plain_install(struct machine *m)
 {
 	hv_views_init(m, HV_MAP_WRITE);
 	hv_tss_init(m, HV_PAGE_TSS, 1u << (PORT_SYSCALL - PORT_FIRST) | 1u << (PORT_COMPAT - PORT_FIRST));
@@ -61,6 +61,7 @@ static void plain_install(struct machine *m)
 			hv_map(m, view, p, p, HV_MAP_WRITE);
 		hv_map(m, view, HV_PAGE_SHIM, HV_PAGE_ENTRY_USER, HV_MAP_USER);
 	}
+	return 0;
 }
 
 static void ops_pages_map(struct machine *m)
@@ -137,9 +138,11 @@ static int software_setup(struct machine *m, struct ramet_err *err)
 	hv_gdt_init(m);
 	entry_page_init(m);
 	if (m->fast_path)
-		software_shim_install(m);
+		rc = software_shim_install(m, err);
 	else
-		plain_install(m);
+		rc = plain_install(m);
+	if (rc)
+		return rc;
 	ops_pages_map(m);
 	rc = processor_init(m, err);
 	if (rc)

@@ -20,8 +20,8 @@ static inline struct shim_data *shim_data_get(const struct machine *m)
 	return hv_page_ptr(m, HV_PAGE_DATA);
 }
 
-/* Lays out the hypervisor area for the fast path in the guest. */
-void software_shim_install(struct machine *m);
+/* Lays out the hypervisor area for the fast path in the guest. 0 or -errno. */
+int software_shim_install(struct machine *m, struct ramet_err *err);
 
 /* Moves the state that the fast path keeps out of, and back into, its page. */
 void software_shim_load(struct machine *m);

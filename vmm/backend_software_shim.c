@@ -173,10 +173,12 @@ static void entry_frame(struct machine *m, unsigned int at, unsigned int offset)
 	memcpy((uint8_t *)hv_page_ptr(m, HV_PAGE_DATA) + at, frame, sizeof(frame));
 }
 
-void software_shim_install(struct machine *m)
+int software_shim_install(struct machine *m, struct ramet_err *err)
 {
 	struct shim_data *d = shim_data_get(m);
 	uint8_t *entry = hv_page_ptr(m, HV_PAGE_ENTRY_USER);
+	bool split = m->isolation != ISOLATION_FAST;
+	int rc;
 
 	memset(d, 0, PAGE_SIZE);
 	memcpy(hv_page_ptr(m, HV_PAGE_SHIM), shim_software_start,
@@ -194,9 +196,19 @@ void software_shim_install(struct machine *m)
 	entry_frame(m, FRAME_BREAK_OFFSET, SHIM_OFFSET_BREAK);
 	d->ram_bytes = m->mem.ram_bytes;
 	d->levels = DM_VA + m->mem.levels_gpa;
-	d->direct_map = DM_VA;
-	d->split_roots = m->isolation != ISOLATION_FAST;
+	d->direct_map = d->quiet_map = DM_VA;
+	d->split_roots = split;
 	software_shim_store(m);
+	if (!split)
+		return 0;
+	/* A store that KVM sees makes it look through the whole table at the next
+	 * change of CR3 (5 us per table), and with two roots that is soon. */
+	rc = machine_alias_ram(m, err);
+	if (!rc) {
+		hv_alias_map(m, HV_MAP_WRITE | HV_MAP_USER);
+		d->quiet_map = DM_ALIAS_VA;
+	}
+	return rc;
 }
 
 void software_shim_load(struct machine *m)

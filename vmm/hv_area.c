@@ -6,6 +6,8 @@
 
 #include "vmm/mmu.h"
 
+#define DIRECT_TABLES ((RAM_BYTES_MAX >> 30) + 1)
+
 /* Page tables, in pages from HV_PAGE_TABLES. The first three are what root
  * tables point to (vmm/mmu.c, root_install). */
 enum {
@@ -17,8 +19,12 @@ enum {
 	TABLE_L1_KERNEL,
 	TABLE_L2_USER,
 	TABLE_L1_USER,
-	TABLE_L2_DIRECT, /* one per GiB */
+	TABLE_L2_DIRECT, /* one per GiB of guest memory */
+	TABLE_L2_ALIAS = TABLE_L2_DIRECT + DIRECT_TABLES,
+	TABLE_END = TABLE_L2_ALIAS + DIRECT_TABLES,
 };
+
+_Static_assert(TABLE_END <= HV_PAGE_COUNT - HV_PAGE_TABLES, "page tables fit into their pages");
 
 #define TABLE_ACCESS (PTE_PRESENT | PTE_WRITE | PTE_USER | PTE_ACCESSED | PTE_DIRTY)
 #define LEAF_ACCESS (PTE_PRESENT | PTE_ACCESSED | PTE_DIRTY)
@@ -47,10 +53,22 @@ static uint64_t leaf_flags(unsigned int flags)
 	       (flags & HV_MAP_USER ? PTE_USER : 0);
 }
 
+/* Maps `size` bytes from gpa `base` at entry `first` of the direct map's L3. */
+static void direct_map(struct machine *m, unsigned int tables, unsigned int first, uint64_t size,
+		       uint64_t base, unsigned int flags)
+{
+	for (uint64_t at = 0; at < size; at += PAGE_SIZE_2M) {
+		unsigned int gib = (unsigned int)(at >> 30);
+
+		table_ptr(m, TABLE_L3_DIRECT)[first + gib] = table_entry(tables + gib);
+		table_ptr(m, tables + gib)[(at >> 21) & 511] =
+			(base + at) | leaf_flags(flags) | PTE_LARGE | PTE_NX;
+	}
+}
+
 void hv_views_init(struct machine *m, unsigned int direct_map_flags)
 {
 	unsigned int hv_slot = (unsigned int)(HV_VA >> 30) & 511;
-	uint64_t *direct = table_ptr(m, TABLE_L3_DIRECT);
 
 	memset(table_ptr(m, 0), 0, (HV_PAGE_COUNT - HV_PAGE_TABLES) * PAGE_SIZE);
 	table_ptr(m, TABLE_L3_KERNEL)[0] = table_entry(TABLE_L2_M2P);
@@ -61,13 +79,13 @@ void hv_views_init(struct machine *m, unsigned int direct_map_flags)
 	for (uint64_t at = 0; at < m->m2p_size; at += PAGE_SIZE_2M)
 		table_ptr(m, TABLE_L2_M2P)[at / PAGE_SIZE_2M] =
 			(M2P_GPA + at) | leaf_flags(HV_MAP_USER) | PTE_LARGE | PTE_NX;
-	for (uint64_t gpa = 0; gpa < m->mem.size; gpa += PAGE_SIZE_2M) {
-		unsigned int gib = (unsigned int)(gpa >> 30);
+	direct_map(m, TABLE_L2_DIRECT, 0, m->mem.size, 0, direct_map_flags);
+}
 
-		direct[gib] = table_entry(TABLE_L2_DIRECT + gib);
-		table_ptr(m, TABLE_L2_DIRECT + gib)[(gpa >> 21) & 511] =
-			gpa | leaf_flags(direct_map_flags) | PTE_LARGE | PTE_NX;
-	}
+void hv_alias_map(struct machine *m, unsigned int flags)
+{
+	direct_map(m, TABLE_L2_ALIAS, (unsigned int)((DM_ALIAS_VA - DM_VA) >> 30),
+		   m->mem.ram_bytes, ALIAS_GPA, flags);
 }
 
 void hv_map(struct machine *m, enum hv_view view, unsigned int at, unsigned int page,

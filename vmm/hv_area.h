@@ -34,6 +34,9 @@ void *hv_va_ptr(const struct machine *m, uint64_t va, size_t len, unsigned int f
  * `direct_map_flags`: HV_MAP_*. */
 void hv_views_init(struct machine *m, unsigned int direct_map_flags);
 
+/* Adds a second direct map, at DM_ALIAS_VA, of RAM by its alias addresses. */
+void hv_alias_map(struct machine *m, unsigned int flags);
+
 /* Maps page `at` of one view to page `page` of the area. */
 void hv_map(struct machine *m, enum hv_view view, unsigned int at, unsigned int page,
 	    unsigned int flags);

@@ -63,6 +63,11 @@ static int slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t siz
 	return 0;
 }
 
+int machine_alias_ram(struct machine *m, struct ramet_err *err)
+{
+	return slot_set(m, 3, ALIAS_GPA, m->mem.ram_bytes, m->mem.base, false, err);
+}
+
 static int vm_create(struct machine *m, struct ramet_err *err)
 {
 	int rc;

@@ -64,6 +64,7 @@ struct pv_state {
 	uint64_t timer_deadline; /* guest system time, ns; 0: not armed */
 	uint64_t tsc_base;       /* TSC at which system_time was time_base */
 	uint64_t time_base;
+	uint64_t time_info_gpa;  /* the guest's own copy of the PV clock; 0: none */
 	struct evtchn_port ports[EVTCHN_PORTS];
 	uint16_t virq_port[EVTCHN_VIRQS];
 	uint64_t console_gpa;
@@ -125,6 +126,8 @@ struct machine {
 
 	/* Run loop. */
 	bool want_injection;
+	bool want_pause; /* set by a sink: machine_run() returns when it can */
+	bool paused;     /* it did, and m->vcpu is at an instruction boundary */
 	bool blocked;
 	bool ended;
 	enum end_reason end_reason;
@@ -145,6 +148,10 @@ int machine_create(struct machine *m, int kvm_fd, const struct probe_result *pro
 		   uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
 		   struct ramet_err *err);
 void machine_destroy(struct machine *m);
+
+/* Registers RAM a second time at ALIAS_GPA (layout.h). Costs the host about as
+ * much kernel memory as the first. 0 or -errno. */
+int machine_alias_ram(struct machine *m, struct ramet_err *err);
 
 /* Marks the guest as ended; the first reason wins. The text says what happened. */
 void machine_end(struct machine *m, enum end_reason reason, const char *fmt, ...)

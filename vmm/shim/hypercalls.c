@@ -72,13 +72,17 @@ static int store(uint64_t ptr, uint64_t value, bool keep_ad)
 {
 	const struct shim_data *d = shim_data_ptr();
 	uint64_t gpa = ptr & ~7ull;
-	volatile uint64_t *entry = (volatile uint64_t *)(d->direct_map + gpa);
+	uint64_t old;
 
 	if (gpa >= d->ram_bytes || !store_is_simple(gpa, value))
 		return SHIM_SLOW;
+	old = *(const volatile uint64_t *)(d->direct_map + gpa);
 	if (value & PTE_PRESENT)
 		value |= PTE_USER;
-	*entry = keep_ad ? value | (*entry & PTE_AD) : value;
+	if (keep_ad)
+		value |= old & PTE_AD;
+	/* Nothing remembers an absent entry, so nobody needs to see it appear. */
+	*(volatile uint64_t *)((old & PTE_PRESENT ? d->direct_map : d->quiet_map) + gpa) = value;
 	return SHIM_DONE;
 }
 

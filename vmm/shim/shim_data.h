@@ -68,7 +68,8 @@ struct shim_data {
 	uint64_t split_roots;  /* user space has root tables of its own */
 	uint64_t break_cb;     /* the guest kernel's #BP handler; 0: none */
 	uint64_t break_mask;
-	uint64_t reserved[6];
+	uint64_t quiet_map;    /* as direct_map, for stores that need not be seen */
+	uint64_t reserved[5];
 	uint64_t stat_syscall; /* handled without an exit */
 	uint64_t stat_iret_user;
 	uint64_t stat_iret_kernel;
