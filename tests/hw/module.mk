@@ -6,7 +6,8 @@ HW_OUT := $(BUILD)/hw
 HW_CFLAGS := -std=gnu11 -O2 -g $(WARN) -fstack-protector-strong -static
 HW_PROBE_SRC := tests/hw/probe_main.c $(wildcard vmm/probe*.c) lib/err.c
 HW_JOBS_SRC := tests/hw/jobs.c
-HW_PROGRAMS += $(HW_OUT)/probe $(HW_OUT)/hw-jobs $(HW_OUT)/init
+HW_VMM_SRC := vmm/main.c $(VMM_SRC) $(LIB_SRC)
+HW_PROGRAMS += $(HW_OUT)/probe $(HW_OUT)/hw-jobs $(HW_OUT)/init $(HW_OUT)/ramet-vmm
 
 hw-obj = $(patsubst %.c,$(BUILD)/hw-obj/%.o,$(1))
 
@@ -34,4 +35,10 @@ $(HW_OUT)/init: $(call hw-obj,tests/guest/init.c)
 	@mkdir -p $(@D)
 	$(CC) $(HW_CFLAGS) -o $@ $^
 
--include $(patsubst %.o,%.d,$(call hw-obj,$(HW_PROBE_SRC) $(HW_JOBS_SRC) tests/guest/init.c))
+# The worker itself, for its --run.
+$(HW_OUT)/ramet-vmm: $(call hw-obj,$(HW_VMM_SRC)) $(SHIM_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(HW_CFLAGS) -o $@ $^ $(WORKER_LIBS)
+
+-include $(patsubst %.o,%.d,$(call hw-obj,$(HW_PROBE_SRC) $(HW_JOBS_SRC) $(HW_VMM_SRC) \
+	tests/guest/init.c))
