@@ -22,7 +22,7 @@ struct spawner;
 
 struct worker_limits {
 	uint64_t memory_bytes; /* cgroup memory limit: guest RAM + the worker's own */
-	uint32_t pids;
+	uint32_t pids; /* tasks; a VM needs 2, one of them KVM's own, and the probe's VM one more */
 	uint32_t cpu_percent; /* 100 = one core; 0: unlimited */
 };
 

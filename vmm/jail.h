@@ -17,7 +17,7 @@
 
 /* The jail's limits, all in one place. */
 #define JAIL_NOFILE_MAX    64u         /* descriptors, highest number + 1 for new ones */
-#define JAIL_NPROC_MAX     1u          /* processes of the worker's uid: itself */
+#define JAIL_NPROC_MAX     3u          /* tasks of its uid: itself, one of KVM per VM */
 #define JAIL_SIGNALS_MAX   256u        /* queued signals and POSIX timers */
 #define JAIL_LOG_BYTES_MAX 1048576u    /* growth of stderr when that is a regular file */
 #define JAIL_KEEP_MAX      16u         /* entries of keep_fds */
