@@ -169,13 +169,14 @@ int spawner_kill(struct spawner *spawner, const char *name)
 
 /* ---- events ---- */
 
-static void worker_started(struct spawner_worker *worker, const struct spawner_event *event)
+static void worker_started(const struct spawner *spawner, struct spawner_worker *worker,
+			   const struct spawner_event *event)
 {
 	const struct worker_process process = {
 		.pid = event->pid,
 		.control_fd = take_fd(&worker->near_fds[0]),
 		.channel_fd = take_fd(&worker->near_fds[1]),
-		.uid = worker_uid(event->slot),
+		.uid = worker_uid(spawner->uid_block, event->slot),
 		.spawn_ns = event->spawn_ns,
 	};
 
@@ -213,7 +214,7 @@ static void event_take(struct spawner *spawner, const struct spawner_event *even
 	if (worker->serial != event->serial)
 		return;
 	if (event->type == SPAWNER_STARTED && worker->state == WORKER_STARTING)
-		worker_started(worker, event);
+		worker_started(spawner, worker, event);
 	else if (event->type == SPAWNER_FAILED && worker->state == WORKER_STARTING)
 		worker_failed(worker, &event->err);
 	else if (event->type == SPAWNER_EXITED && worker->state == WORKER_RUNNING)

@@ -3,14 +3,18 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "engine/spawner_state.h"
+#include "engine/worker_ids.h"
 #include "lib/cleanup.h"
 #include "lib/clock.h"
 #include "lib/log.h"
@@ -30,20 +34,54 @@ static int worker_open(const char *path, struct ramet_err *err)
 	return take_fd(&fd);
 }
 
+/* Claims a block of uids for as long as the returned socket is open anywhere:
+ * an abstract name (unix(7)) belongs to one and leaves nothing behind. */
+static int uid_block_claim(unsigned int *block, struct ramet_err *err)
+{
+	cleanup_close int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+
+	if (fd < 0)
+		return err_errno(err, errno, "cannot make a socket to claim uids with");
+	for (unsigned int i = 0; i < WORKER_UID_BLOCKS; i++) {
+		int len = snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1,
+				   "ramet-worker-uids-%u", worker_uid(i, 0));
+
+		if (bind(fd, (const struct sockaddr *)&name,
+			 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len)) ==
+		    0) {
+			*block = i;
+			return take_fd(&fd);
+		}
+		if (errno != EADDRINUSE)
+			return err_errno(err, errno, "cannot claim uids for workers");
+	}
+	return err_set(err, EBUSY,
+		       "all %u blocks of uids for workers are claimed by sockets called "
+		       "@ramet-worker-uids-*; `ss -xa` shows by whom",
+		       WORKER_UID_BLOCKS);
+}
+
 static int process_fork(struct spawner *spawner, const char *worker_path, struct ramet_err *err)
 {
 	cleanup_close int worker_fd = worker_open(worker_path, err), near = -1, far = -1;
+	cleanup_close int claim_fd = -1;
 	struct spawner_process process = { .parent = getpid(), .cgroups = &spawner->cgroups };
 	int sockets[2];
 
 	if (worker_fd < 0)
 		return worker_fd;
+	claim_fd = uid_block_claim(&spawner->uid_block, err);
+	if (claim_fd < 0)
+		return claim_fd;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
 		return err_errno(err, errno, "cannot make the spawner's socket");
 	near = sockets[0];
 	far = sockets[1];
 	process.socket = far;
 	process.worker_fd = worker_fd;
+	process.claim_fd = claim_fd;
+	process.uid_block = spawner->uid_block;
 	spawner->pid = fork();
 	if (spawner->pid < 0)
 		return err_errno(err, errno, "cannot fork the spawner");

@@ -27,7 +27,7 @@
 #define SOCKET_TAG     UINT64_MAX /* epoll data; a slot number otherwise */
 #define EVENTS_PER_RUN 32
 
-enum { FD_SOCKET = 3, FD_WORKER = 4, FD_FREE = 5 };
+enum { FD_SOCKET = 3, FD_WORKER, FD_CLAIM, FD_FREE };
 
 struct child {
 	pid_t pid; /* 0: the slot is free */
@@ -38,6 +38,7 @@ struct child {
 
 struct state {
 	const struct cgroup_host *cgroups;
+	unsigned int uid_block;
 	int epoll;
 	struct child children[WORKERS_MAX];
 };
@@ -77,10 +78,12 @@ static int descriptors_arrange(const struct spawner_process *process)
 	int null = open("/dev/null", O_RDWR);
 	int sock = fcntl(process->socket, F_DUPFD_CLOEXEC, FD_FREE);
 	int worker = fcntl(process->worker_fd, F_DUPFD_CLOEXEC, FD_FREE);
+	int claim = fcntl(process->claim_fd, F_DUPFD_CLOEXEC, FD_FREE);
 
-	if (null < 0 || sock < 0 || worker < 0 || dup2(null, STDIN_FILENO) < 0 ||
+	if (null < 0 || sock < 0 || worker < 0 || claim < 0 || dup2(null, STDIN_FILENO) < 0 ||
 	    dup2(STDERR_FILENO, STDOUT_FILENO) < 0 || dup3(sock, FD_SOCKET, O_CLOEXEC) < 0 ||
-	    dup3(worker, FD_WORKER, O_CLOEXEC) < 0 || close_range(FD_FREE, ~0u, 0) < 0)
+	    dup3(worker, FD_WORKER, O_CLOEXEC) < 0 || dup3(claim, FD_CLAIM, O_CLOEXEC) < 0 ||
+	    close_range(FD_FREE, ~0u, 0) < 0)
 		return -errno;
 	return 0;
 }
@@ -162,7 +165,7 @@ static int group_clone(struct state *state, const struct spawner_request *reques
 	struct worker_start start = { .worker_fd = FD_WORKER,
 				      .control_fd = fds[0],
 				      .channel_fd = fds[1],
-				      .uid = worker_uid(request->slot) };
+				      .uid = worker_uid(state->uid_block, request->slot) };
 	int joins[CGROUP_CONTROLLERS], ret;
 	cleanup_close int unified = cgroup_open_unified(state->cgroups, request->name);
 	cleanup_close int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -317,6 +320,7 @@ _Noreturn void spawner_process_run(const struct spawner_process *process)
 
 	if (ret == 0) {
 		state->cgroups = process->cgroups;
+		state->uid_block = process->uid_block;
 		state->epoll = epoll_create1(EPOLL_CLOEXEC);
 		if (state->epoll < 0 ||
 		    epoll_ctl(state->epoll, EPOLL_CTL_ADD, FD_SOCKET, &watch) < 0)

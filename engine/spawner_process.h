@@ -42,7 +42,9 @@ struct spawner_event {
 struct spawner_process {
 	int socket;    /* to rametd */
 	int worker_fd; /* the worker's binary */
-	pid_t parent;  /* rametd */
+	int claim_fd;  /* holds the claim on the block of uids */
+	unsigned int uid_block;
+	pid_t parent; /* rametd */
 	const struct cgroup_host *cgroups;
 };
 

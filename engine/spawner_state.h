@@ -31,6 +31,7 @@ struct spawner {
 	int socket, pidfd;
 	pid_t pid;
 	sd_event_source *io;
+	unsigned int uid_block; /* of engine/worker_ids.h */
 	struct cgroup_host cgroups;
 	spawner_exited_cb exited;
 	void *arg;

@@ -63,7 +63,7 @@ static int try_ids(const void *arg)
 	if (getresuid(&u[0], &u[1], &u[2]) < 0 || getresgid(&g[0], &g[1], &g[2]) < 0)
 		return -errno;
 	for (int i = 0; i < 3; i++)
-		if (u[i] != JAILED_UID || g[i] != JAILED_UID)
+		if (u[i] != jailed_uid() || g[i] != jailed_uid())
 			return 0;
 	return 1;
 }

@@ -42,12 +42,14 @@ static struct worker_answer first_worker_tells(struct daemon *d)
 
 static void gets_exactly_these_arguments(void **state)
 {
-	struct worker_answer a = first_worker_tells(*state);
+	struct daemon *d = *state;
+	struct worker_answer a = first_worker_tells(d);
+	uid_t uid = d->started[0].process.uid;
 	char expected[160];
 
 	(void)snprintf(expected, sizeof(expected),
-		       "ramet-vmm --control-fd 3 --channel-fd 4 --kvm-fd 5 --uid %u --gid %u",
-		       worker_uid(0), worker_uid(0));
+		       "ramet-vmm --control-fd 3 --channel-fd 4 --kvm-fd 5 --uid %u --gid %u", uid,
+		       uid);
 	assert_string_equal(a.arguments, expected);
 }
 
@@ -101,6 +103,21 @@ static void two_workers_share_no_uid(void **state)
 
 	assert_int_not_equal(a->process.uid, b->process.uid);
 	assert_true(a->process.uid >= WORKER_UID_BASE);
+}
+
+static void two_daemons_share_no_uid(void **state)
+{
+	struct daemon *d = *state, other;
+	struct spawned *a = daemon_start(d, 0, &spawn_limits), *b;
+	struct ramet_err err;
+
+	assert_int_equal(daemon_open(&other, NULL, &err), 0);
+	b = daemon_start(&other, 1, &spawn_limits); /* another name: they share a cgroup */
+	assert_true(a->process.uid + WORKERS_MAX <= b->process.uid ||
+		    b->process.uid + WORKERS_MAX <= a->process.uid);
+	assert_int_equal(kill(b->process.pid, SIGKILL), 0);
+	assert_true(daemon_run(&other, NULL, 1));
+	daemon_close(&other);
 }
 
 static void channel_reaches_the_daemon(void **state)
@@ -406,6 +423,7 @@ int main(int argc, char **argv, char **envp)
 		T(gets_namespaces_of_its_own),
 		T(can_jail_itself),
 		T(two_workers_share_no_uid),
+		T(two_daemons_share_no_uid),
 		T(channel_reaches_the_daemon),
 		T(memory_beyond_the_limit_is_reported_as_such),
 		T(memory_within_the_limit_is_fine),

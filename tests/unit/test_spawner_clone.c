@@ -33,7 +33,7 @@ static int setup(void **state)
 		.channel_fd = c->null,
 		.kvm_fd = c->null,
 		.unified_fd = -1,
-		.uid = worker_uid(0),
+		.uid = worker_uid(WORKER_UID_BLOCKS, 0),
 	};
 	return 0;
 }

@@ -59,9 +59,9 @@ static void spawner_holds_none_of_the_daemons_descriptors(void **state)
 {
 	const struct daemon *d = *state;
 
-	/* 0, 1, 2, the socket, the worker program, epoll, the worker's pidfd; and
-	 * "." and ".." of the directory. */
-	assert_int_equal(fds_open(d->spawner->pid), 7 + 2);
+	/* 0, 1, 2, the socket, the worker program, the claim on uids, epoll, the
+	 * worker's pidfd; and "." and ".." of the directory. */
+	assert_int_equal(fds_open(d->spawner->pid), 8 + 2);
 }
 
 static void spawner_leaves_stopping_to_the_daemon(void **state)
