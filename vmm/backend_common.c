@@ -30,7 +30,7 @@ void backend_shim_init(struct machine *m, bool split_roots)
 	memset(d, 0, PAGE_SIZE);
 	d->ram_bytes = m->mem.ram_bytes;
 	d->levels = DM_VA + m->mem.levels_gpa;
-	d->direct_map = DM_VA;
+	d->direct_map = d->quiet_map = DM_VA;
 	d->split_roots = split_roots;
 }
 
