@@ -11,21 +11,16 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
+#include "vmm/backend_common.h"
 #include "vmm/backend_software.h"
 #include "vmm/mmu.h"
 #include "vmm/trap.h"
 
-#define MSR_STAR 0xc0000081u
-#define MSR_LSTAR 0xc0000082u
-#define MSR_CSTAR 0xc0000083u
-#define MSR_SFMASK 0xc0000084u
 /* TF DF NT AC. Not IF: at CPL 3 nothing would set it again, and KVM would see
  * a guest that never takes interrupts. */
 #define SFMASK 0x44500u
 #define ENTRY_VA HV_PAGE_VA(HV_PAGE_SHIM)
-#define COMPAT_ENTRY_OFFSET 0x800u
 #define OUT_LENGTH 2u
-#define EXCEPTION_PORTS 32u
 
 static struct software *software_get(const struct machine *m)
 {
@@ -33,16 +28,6 @@ static struct software *software_get(const struct machine *m)
 }
 
 /* ---- set-up ---- */
-
-static void entry_page_init(struct machine *m)
-{
-	static const uint8_t entry[] = { 0xe6, PORT_SYSCALL, 0x0f, 0x0b };
-	static const uint8_t compat[] = { 0xe6, PORT_COMPAT, 0x0f, 0x0b };
-	uint8_t *page = hv_page_ptr(m, HV_PAGE_ENTRY_USER);
-
-	memcpy(page, entry, sizeof(entry));
-	memcpy(page + COMPAT_ENTRY_OFFSET, compat, sizeof(compat));
-}
 
 static int plain_install(struct machine *m)
 {
@@ -70,65 +55,11 @@ static void ops_pages_map(struct machine *m)
 		hv_map(m, HV_VIEW_KERNEL, p, p, HV_MAP_WRITE);
 }
 
-static struct kvm_segment segment(uint16_t selector, uint8_t type, uint8_t dpl, bool code, bool wide)
-{
-	return (struct kvm_segment){ .limit = 0xffffffff, .selector = selector, .present = 1,
-				     .type = type, .dpl = dpl, .s = 1, .g = 1,
-				     .l = code && wide, .db = !(code && wide) };
-}
-
-static void segments_set(struct kvm_sregs *s, uint16_t cs)
-{
-	bool kernel = cs == SEL_KERNEL_CS;
-
-	s->cs = segment(cs, 11, kernel ? 0 : 3, true, cs != SEL_USER32_CS);
-	s->ss = segment(kernel ? SEL_KERNEL_SS : SEL_USER_SS, 3, kernel ? 0 : 3, false, false);
-}
-
-static int processor_init(struct machine *m, struct ramet_err *err)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entries[4];
-	} msrs = { .head = { .nmsrs = 4 },
-		   .entries = { { .index = MSR_STAR,
-				  .data = (uint64_t)SEL_KERNEL_CS << 32 | (uint64_t)SEL_USER32_CS << 48 },
-				{ .index = MSR_LSTAR, .data = ENTRY_VA },
-				{ .index = MSR_CSTAR, .data = ENTRY_VA + COMPAT_ENTRY_OFFSET },
-				{ .index = MSR_SFMASK, .data = SFMASK } } };
-	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = m->xcr0 } } };
-	struct kvm_sregs s;
-	int n;
-
-	if (ioctl(m->vcpu_fd, KVM_GET_SREGS, &s))
-		return err_errno(err, errno, "KVM_GET_SREGS");
-	s.cr0 = 0x80050033;   /* PG AM WP NE ET MP PE */
-	s.cr3 = m->vcpu.kernel_cr3;
-	s.cr4 = 0x40620;      /* PAE OSFXSR OSXMMEXCPT OSXSAVE */
-	s.efer = 0xd01;       /* SCE LME LMA NX */
-	s.gdt.base = HV_PAGE_VA(HV_PAGE_GDT);
-	s.gdt.limit = GDT_LIMIT;
-	s.idt.base = HV_PAGE_VA(HV_PAGE_IDT);
-	s.idt.limit = 0xfff;
-	segments_set(&s, SEL_USER_CS);
-	s.ds = s.es = s.fs = s.gs = s.ss;
-	s.fs.selector = s.gs.selector = 0;
-	s.tr = (struct kvm_segment){ .base = HV_PAGE_VA(HV_PAGE_TSS), .limit = HV_TSS_LIMIT,
-				     .selector = SEL_TSS, .present = 1, .type = 11 };
-	if (ioctl(m->vcpu_fd, KVM_SET_SREGS, &s))
-		return err_errno(err, errno, "KVM_SET_SREGS");
-	n = ioctl(m->vcpu_fd, KVM_SET_MSRS, &msrs);
-	if (n != (int)msrs.head.nmsrs)
-		return err_set(err, EIO, "KVM_SET_MSRS accepted %d of %u, not index %#x", n,
-			       msrs.head.nmsrs, n < 0 ? 0 : msrs.entries[n].index);
-	if (ioctl(m->vcpu_fd, KVM_SET_XCRS, &xcrs))
-		return err_errno(err, errno, "KVM_SET_XCRS %#llx", (unsigned long long)m->xcr0);
-	m->run->s.regs.sregs = s;
-	return 0;
-}
-
 static int software_setup(struct machine *m, struct ramet_err *err)
 {
+	const struct syscall_entry entry = { .lstar = ENTRY_VA,
+					     .cstar = ENTRY_VA + BACKEND_COMPAT_OFFSET,
+					     .sfmask = SFMASK };
 	struct software *sw = calloc(1, sizeof(*sw));
 	int rc;
 
@@ -136,7 +67,7 @@ static int software_setup(struct machine *m, struct ramet_err *err)
 		return err_set(err, ENOMEM, "no memory for the vCPU");
 	m->backend = sw;
 	hv_gdt_init(m);
-	entry_page_init(m);
+	backend_entry_page_init(m);
 	if (m->fast_path)
 		rc = software_shim_install(m, err);
 	else
@@ -144,7 +75,7 @@ static int software_setup(struct machine *m, struct ramet_err *err)
 	if (rc)
 		return rc;
 	ops_pages_map(m);
-	rc = processor_init(m, err);
+	rc = backend_processor_init(m, &entry, err);
 	if (rc)
 		return rc;
 	sw->hw_kernel = m->vcpu.kernel_mode;
@@ -154,52 +85,18 @@ static int software_setup(struct machine *m, struct ramet_err *err)
 
 /* ---- page-table commits ---- */
 
-static uint8_t *emit(uint8_t *code, const uint8_t *bytes, size_t len)
-{
-	memcpy(code, bytes, len);
-	return code + len;
-}
-
-/* Writes CPL-0 code that touches every changed entry (an emulated write, which
- * KVM sees), invalidates addresses and flushes. Operands come from a list that
- * rsi points to. Returns where to append. */
 static uint8_t *ops_generate(struct machine *m)
 {
-	static const uint8_t touch[] = { 0x48, 0xad, 0x80, 0x08, 0x00 };  /* lodsq; orb $0,(rax) */
-	static const uint8_t invlpg[] = { 0x48, 0xad, 0x0f, 0x01, 0x38 }; /* lodsq; invlpg (rax) */
 	static const uint8_t flush[] = { 0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8 }; /* mov cr3 both ways */
-	uint8_t *code = hv_page_ptr(m, HV_PAGE_OPS);
-	uint64_t *list = hv_page_ptr(m, HV_PAGE_LIST);
+	bool wanted = m->mmu.flush;
+	uint8_t *code = backend_ops_generate(m, hv_page_ptr(m, HV_PAGE_OPS));
 
-	for (uint32_t i = 0; i < m->mmu.touch_count; i++) {
-		*list++ = DM_VA + m->mmu.touch[i];
-		code = emit(code, touch, sizeof(touch));
-	}
-	for (uint32_t i = 0; !m->mmu.flush && i < m->mmu.invlpg_count; i++) {
-		*list++ = m->mmu.invlpg[i];
-		code = emit(code, invlpg, sizeof(invlpg));
-	}
-	if (m->mmu.flush)
-		code = emit(code, flush, sizeof(flush));
-	mmu_pending_clear(m);
-	return code;
-}
-
-static bool ops_pending(const struct machine *m)
-{
-	return m->mmu.touch_count || m->mmu.invlpg_count || m->mmu.flush;
+	return wanted ? backend_emit(code, flush, sizeof(flush)) : code;
 }
 
 static int run_raw(struct machine *m)
 {
-	m->run->kvm_dirty_regs = software_get(m)->dirty;
-	software_get(m)->dirty = 0;
-	if (ioctl(m->vcpu_fd, KVM_RUN, 0) == 0)
-		return 0;
-	if (errno != EINTR && errno != EAGAIN)
-		return -errno;
-	m->run->exit_reason = KVM_EXIT_INTR;
-	return 0;
+	return backend_run(m, &software_get(m)->dirty);
 }
 
 /* Runs the pending operations to their end, apart from the guest's registers. */
@@ -215,12 +112,12 @@ static void software_mmu_commit(struct machine *m)
 		mmu_pending_clear(m); /* nothing has run yet */
 		return;
 	}
-	(void)emit(ops_generate(m), done, sizeof(done));
+	(void)backend_emit(ops_generate(m), done, sizeof(done));
 	*r = (struct kvm_regs){ .rip = HV_PAGE_VA(HV_PAGE_OPS),
 				.rsi = HV_PAGE_VA(HV_PAGE_LIST),
 				.rsp = HV_PAGE_VA(HV_PAGE_STACK_END),
 				.rflags = 2 };
-	segments_set(s, SEL_KERNEL_CS);
+	backend_segments_set(s, SEL_KERNEL_CS);
 	s->cr3 = m->vcpu.kernel_cr3;
 	sw->dirty = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
 	do
@@ -235,20 +132,17 @@ static void software_mmu_commit(struct machine *m)
  * guest's registers by itself. */
 static void ops_prepare_entry(struct machine *m)
 {
-	static const uint8_t leave[] = { 0x5e, 0x58, 0x48, 0xcf }; /* pop rsi; pop rax; iretq */
 	struct kvm_regs *r = &m->run->s.regs.regs;
+	const struct kvm_regs target = *r;
 	struct kvm_sregs *s = &m->run->s.regs.sregs;
-	const uint64_t frame[] = { r->rsi, r->rax, r->rip, s->cs.selector,
-				   r->rflags, r->rsp, s->ss.selector };
-	uint8_t *top = hv_page_ptr(m, HV_PAGE_STACK_END);
+	uint64_t rsp;
 
-	(void)emit(ops_generate(m), leave, sizeof(leave));
-	memcpy(top - sizeof(frame), frame, sizeof(frame));
+	(void)backend_emit_return(m, ops_generate(m), &target, s->cs.selector, &rsp);
 	r->rip = HV_PAGE_VA(HV_PAGE_OPS);
 	r->rsi = HV_PAGE_VA(HV_PAGE_LIST);
-	r->rsp = HV_PAGE_VA(HV_PAGE_STACK_END) - sizeof(frame);
+	r->rsp = rsp;
 	r->rflags = 2;
-	segments_set(s, SEL_KERNEL_CS);
+	backend_segments_set(s, SEL_KERNEL_CS);
 	software_get(m)->dirty |= KVM_SYNC_X86_SREGS;
 }
 
@@ -279,7 +173,7 @@ static void registers_store(struct machine *m)
 	m->run->s.regs.regs = m->vcpu.regs;
 	sw->dirty |= KVM_SYNC_X86_REGS;
 	if (s->cs.selector != m->vcpu.cs || s->cs.dpl != 3) {
-		segments_set(s, m->vcpu.cs);
+		backend_segments_set(s, m->vcpu.cs);
 		sw->dirty |= KVM_SYNC_X86_SREGS;
 	}
 	if (sw->hw_kernel != m->vcpu.kernel_mode)
@@ -299,37 +193,14 @@ static bool in_hypervisor_area(uint64_t rip)
 	return rip >= HV_VA && rip < HV_VA + HV_SIZE;
 }
 
-static int broken(struct vcpu_exit *exit, struct ramet_err *err, const char *what, uint64_t rip)
-{
-	exit->kind = EXIT_BROKEN;
-	(void)err_set(err, EIO, "%s at %#llx", what, (unsigned long long)rip);
-	return 0;
-}
-
-/* Takes the interrupted state from an exception frame in the hypervisor area. */
+/* The fast path runs at CPL 3 and must not fault either. */
 static int decode_exception(struct machine *m, struct vcpu_exit *exit, uint8_t vector,
 			    uint64_t frame_va, struct ramet_err *err)
 {
-	bool has_error = vector == VECTOR_DF || (vector >= 10 && vector <= 14) || vector == 17;
-	const uint64_t *frame = hv_va_ptr(m, frame_va, (has_error ? 6 : 5) * 8, HV_PAGE_STACK,
-					  HV_PAGE_IST_END);
-	struct vcpu *v = &m->vcpu;
-
-	if (!frame)
-		return broken(exit, err, "an exception frame is not on the exception stack", frame_va);
-	exit->kind = EXIT_EXCEPTION;
-	exit->vector = vector;
-	exit->error = has_error ? (uint32_t)*frame++ : 0;
-	exit->cr2 = m->run->s.regs.sregs.cr2;
-	v->regs.rip = frame[0];
-	v->cs = (uint16_t)frame[1] == SEL_USER32_CS ? SEL_USER32_CS : SEL_USER_CS;
-	v->regs.rflags = (frame[2] & RFLAGS_GUEST) | RFLAGS_FIXED;
-	v->regs.rsp = frame[3];
-	if (!(frame[1] & 3) || (v->kernel_mode && in_hypervisor_area(frame[0]))) {
-		exit->kind = EXIT_BROKEN;
-		(void)err_set(err, EIO, "exception %u (error %#x, address %#llx) in the hypervisor's own code at %#llx", vector, exit->error,
-			(unsigned long long)exit->cr2, (unsigned long long)frame[0]);
-	}
+	backend_exception_decode(m, exit, vector, frame_va, err);
+	if (exit->kind == EXIT_EXCEPTION && m->vcpu.kernel_mode &&
+	    in_hypervisor_area(m->vcpu.regs.rip))
+		backend_exception_broken(m, exit, err);
 	return 0;
 }
 
@@ -355,10 +226,10 @@ static int decode_io(struct machine *m, struct vcpu_exit *exit, struct ramet_err
 	uint16_t port = m->run->io.port;
 	int rc;
 
-	if (s->cs.dpl == 0 && port < EXCEPTION_PORTS)
+	if (s->cs.dpl == 0 && port < BACKEND_EXCEPTION_PORTS)
 		return decode_exception(m, exit, (uint8_t)port, v->regs.rsp, err);
 	if (s->cs.dpl == 0)
-		return broken(exit, err, "unexpected port access at CPL 0", v->regs.rip);
+		return backend_broken(exit, err, "unexpected port access at CPL 0", v->regs.rip);
 	if (!in_hypervisor_area(v->regs.rip)) {
 		decode_guest_io(m, exit);
 		return 0;
@@ -386,7 +257,7 @@ static int decode_io(struct machine *m, struct vcpu_exit *exit, struct ramet_err
 	case PORT_GP:
 		return decode_exception(m, exit, VECTOR_GP, HV_PAGE_VA(HV_PAGE_IST_END) - 48, err);
 	default:
-		return broken(exit, err, "unexpected port access in the hypervisor area", v->regs.rip);
+		return backend_broken(exit, err, "unexpected port access in the hypervisor area", v->regs.rip);
 	}
 }
 
@@ -418,20 +289,14 @@ static int decode(struct machine *m, struct vcpu_exit *exit, struct ramet_err *e
 		return 0;
 	case KVM_EXIT_IO:
 		return decode_io(m, exit, err);
-	case KVM_EXIT_MMIO: /* nothing is there: reads give all ones */
-		if (!run->mmio.is_write)
-			memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
+	case KVM_EXIT_MMIO:
+		backend_mmio_answer(m);
 		exit->kind = EXIT_INTERRUPTED;
 		exit->injectable = false;
 		software_get(m)->resume_raw = true;
 		return 0;
-	case KVM_EXIT_SHUTDOWN:
-		return broken(exit, err, "triple fault", m->vcpu.regs.rip);
-	case KVM_EXIT_INTERNAL_ERROR:
-		return broken(exit, err, "KVM cannot execute the guest's code", m->vcpu.regs.rip);
 	default:
-		(void)broken(exit, err, "unexpected exit", m->vcpu.regs.rip);
-		return 0;
+		return backend_decode_fatal(m, exit, err);
 	}
 }
 
@@ -451,10 +316,10 @@ static int software_enter(struct machine *m, struct vcpu_exit *exit, struct rame
 
 	sw->resume_raw = false;
 	if (!raw) {
-		if (ops_pending(m) && !m->vcpu.kernel_mode)
+		if (backend_ops_pending(m) && !m->vcpu.kernel_mode)
 			software_mmu_commit(m);
 		registers_store(m);
-		if (ops_pending(m))
+		if (backend_ops_pending(m))
 			ops_prepare_entry(m);
 	} else if (m->want_injection && in_hypervisor_area(m->run->s.regs.regs.rip)) {
 		retry_soon(m);

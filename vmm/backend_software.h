@@ -4,7 +4,6 @@
 
 #include "vmm/hv_area.h"
 #include "vmm/machine.h"
-#include "vmm/shim/shim_data.h"
 
 struct software {
 	bool hw_kernel;     /* the mode the processor's GS base belongs to */
@@ -13,12 +12,6 @@ struct software {
 	uint32_t dirty;     /* KVM_SYNC_X86_* to write back */
 	int commit_error;
 };
-
-/* The fast path's data page. */
-static inline struct shim_data *shim_data_get(const struct machine *m)
-{
-	return hv_page_ptr(m, HV_PAGE_DATA);
-}
 
 /* Lays out the hypervisor area for the fast path in the guest. 0 or -errno. */
 int software_shim_install(struct machine *m, struct ramet_err *err);

@@ -7,6 +7,7 @@
  * user's view the system-call entry page holds a single int3. */
 #include <string.h>
 
+#include "vmm/backend_common.h"
 #include "vmm/backend_software.h"
 #include "vmm/evtchn.h"
 #include "vmm/mmu.h"
@@ -180,7 +181,7 @@ int software_shim_install(struct machine *m, struct ramet_err *err)
 	bool split = m->isolation != ISOLATION_FAST;
 	int rc;
 
-	memset(d, 0, PAGE_SIZE);
+	backend_shim_init(m, split);
 	memcpy(hv_page_ptr(m, HV_PAGE_SHIM), shim_software_start,
 	       (size_t)(shim_software_end - shim_software_start));
 	entry[0] = 0xcc; /* int3 */
@@ -194,10 +195,6 @@ int software_shim_install(struct machine *m, struct ramet_err *err)
 	gates_build(m);
 	entry_frame(m, FRAME_FAULT_OFFSET, SHIM_OFFSET_FAULT);
 	entry_frame(m, FRAME_BREAK_OFFSET, SHIM_OFFSET_BREAK);
-	d->ram_bytes = m->mem.ram_bytes;
-	d->levels = DM_VA + m->mem.levels_gpa;
-	d->direct_map = d->quiet_map = DM_VA;
-	d->split_roots = split;
 	software_shim_store(m);
 	if (!split)
 		return 0;
@@ -213,34 +210,17 @@ int software_shim_install(struct machine *m, struct ramet_err *err)
 
 void software_shim_load(struct machine *m)
 {
-	const struct shim_data *d = shim_data_get(m);
 	struct software *sw = m->backend;
-	struct vcpu *v = &m->vcpu;
 
-	v->kernel_mode = d->kernel_mode != 0;
-	v->kernel_sp = d->kernel_sp;
-	v->kernel_cr3 = d->kernel_cr3 & PTE_FRAME;
-	v->user_cr3 = d->user_cr3 & PTE_FRAME;
-	sw->gs_other = d->gs_other;
-	sw->hw_kernel = v->kernel_mode;
+	backend_shim_load(m);
+	sw->gs_other = shim_data_get(m)->gs_other;
+	sw->hw_kernel = m->vcpu.kernel_mode;
 }
 
 void software_shim_store(struct machine *m)
 {
-	struct shim_data *d = shim_data_get(m);
 	const struct software *sw = m->backend;
-	const struct vcpu *v = &m->vcpu;
 
-	d->kernel_mode = v->kernel_mode;
-	d->kernel_sp = v->kernel_sp;
-	d->kernel_cr3 = v->kernel_cr3;
-	d->user_cr3 = v->user_cr3;
-	d->gs_other = sw->gs_other;
-	d->vcpu_info = DM_VA + m->pv.vcpu_info_gpa;
-	d->syscall_cb = m->pv.syscall_callback;
-	d->syscall_mask = m->pv.syscall_masks_events;
-	d->fault_cb = m->pv.traps[VECTOR_PF].address;
-	d->fault_mask = m->pv.traps[VECTOR_PF].masks_events;
-	d->break_cb = m->pv.traps[VECTOR_BP].address;
-	d->break_mask = m->pv.traps[VECTOR_BP].masks_events;
+	backend_shim_store(m);
+	shim_data_get(m)->gs_other = sw->gs_other;
 }
