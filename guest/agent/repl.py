@@ -27,6 +27,11 @@ Rules that this file keeps:
 import _ast
 import _signal
 import builtins
+
+__name__ = "<ramet>"
+# Every function below is bound to this copy as it is defined.
+__builtins__ = dict(vars(builtins))
+
 import io
 import linecache
 import os
@@ -35,6 +40,7 @@ import sys
 import textwrap
 import traceback
 
+SOURCE = 1020  # this text
 CONTROL = 1021
 SAVED = {1: 1022, 2: 1023}  # spare copies of the output pipes
 RECORD_MAX = 60000
@@ -305,7 +311,7 @@ def own_frames(tb):
         tb = tb.tb_next
     last = tb
     while last is not None and last.tb_next is not None:
-        if last.tb_next.tb_frame.f_code.co_filename == "<ramet>":
+        if last.tb_next.tb_frame.f_globals is globals():
             last.tb_next = None
         last = last.tb_next
     return tb
@@ -390,6 +396,7 @@ def future_mask():
 
 
 def start():
+    os.close(SOURCE)
     os.set_inheritable(CONTROL, False)
     for fd, saved in SAVED.items():
         _dup2(fd, saved, inheritable=False)
