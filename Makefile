@@ -82,7 +82,7 @@ $(UNIT_ARCHIVE): $(call objs,$(ENGINE_SRC) $(VMM_SRC) $(UFFD_SRC) $(LIB_SRC)) $(
 	$(call say,AR)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
-$(filter-out $(ENGINE_TESTS),$(UNIT)): $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(UNIT_ARCHIVE)
+$(UNIT): $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(UNIT_ARCHIVE)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(UNIT_LIBS)
@@ -99,7 +99,8 @@ check:
 	$(Q)$(MAKE) --no-print-directory run-tests
 
 run-tests:
-	$(Q)tests/run --build $(BUILD)
+	$(Q)RAMET_BUILD=$(abspath $(BUILD)) tests/run --logs $(BUILD)/test-logs $(UNIT) \
+		tests/agent tests/vmm tests/e2e tests/hw
 
 setup:
 	$(Q)tests/setup
