@@ -10,12 +10,16 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "lib/cleanup.h"
 #include "vmm/xen_abi.h"
 
 #define BIT32(n) (1u << (n))
 #define XCR0_WANTED 0xe7ull /* x87 SSE AVX opmask ZMM_Hi256 Hi16_ZMM */
 #define XEN_LEAF 0x40000000u
+#define XEN_LEAF_TIME (XEN_LEAF + 3)
 #define XEN_VERSION_ANSWER ((4u << 16) | 17u)
 #define CPUID_ENTRIES_MAX 128
 
@@ -155,6 +159,7 @@ static void filter(const struct machine *m, uint32_t leaf, uint32_t subleaf, str
 	case 0x17:
 	case 0x8000000a: /* SVM */
 	case 0x8000001b: /* IBS */
+	case 0x8000001e: /* APIC ids: of whichever core asks */
 	case 0x8000001f: /* memory encryption */
 	case 0x80000022:
 		memset(r, 0, sizeof(*r));
@@ -179,9 +184,9 @@ static void xen_leaf(const struct machine *m, uint32_t leaf, uint32_t subleaf,
 		r->eax = 1;
 		r->ebx = XEN_LEAF;
 		break;
-	case 3: /* time: native TSC */
+	case 3: /* time: the default mode, so that Linux stays with the PV clock, which
+		 * goes on when the machine moves to a host with another TSC */
 		if (subleaf == 0) {
-			r->ebx = 2;
 			r->ecx = (uint32_t)m->tsc_khz;
 		} else if (subleaf == 1) {
 			r->ecx = m->tsc_mul;
@@ -233,7 +238,7 @@ static void table_add(const struct machine *m, struct cpuid_table *t, uint32_t l
 static bool leaf_has_subleaves(uint32_t leaf)
 {
 	return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f ||
-	       leaf == 0x8000001d || leaf == XEN_LEAF + 3;
+	       leaf == 0x8000001d || leaf == XEN_LEAF_TIME;
 }
 
 static void table_add_range(const struct machine *m, struct cpuid_table *t, uint32_t first,
@@ -245,6 +250,29 @@ static void table_add_range(const struct machine *m, struct cpuid_table *t, uint
 		for (uint32_t i = 0; i < subleaves; i++)
 			table_add(m, t, leaf, i, leaf_has_subleaves(leaf));
 	}
+}
+
+static void table_build(const struct machine *m, struct cpuid_table *t)
+{
+	table_add_range(m, t, 0, native(0, 0).eax & 0x1f);
+	table_add_range(m, t, XEN_LEAF, XEN_LEAF + 4);
+	table_add_range(m, t, 0x80000000, 0x80000000 | (native(0x80000000, 0).eax & 0x3f));
+}
+
+uint64_t cpuid_hash(const struct machine *m)
+{
+	struct cpuid_table t = { 0 };
+	uint64_t hash = 0;
+
+	table_build(m, &t);
+	for (uint32_t i = 0; i < t.head.nent; i++) {
+		const struct kvm_cpuid_entry2 *e = &t.entries[i];
+		const uint32_t words[] = { e->function, e->index, e->eax, e->ebx, e->ecx, e->edx };
+
+		if (e->function != XEN_LEAF_TIME)
+			hash = XXH3_64bits_withSeed(words, sizeof(words), hash);
+	}
+	return hash;
 }
 
 /* Where KVM emulates, a compat-mode `syscall` of an AMD processor raises the
@@ -264,9 +292,7 @@ int cpuid_install(struct machine *m, struct ramet_err *err)
 
 	if (!t)
 		return err_set(err, ENOMEM, "no memory for the CPUID table");
-	table_add_range(m, t, 0, native(0, 0).eax & 0x1f);
-	table_add_range(m, t, XEN_LEAF, XEN_LEAF + 4);
-	table_add_range(m, t, 0x80000000, 0x80000000 | (native(0x80000000, 0).eax & 0x3f));
+	table_build(m, t);
 	if (m->probe.cpuid_native)
 		vendor_hide(&t->entries[0]);
 	if (ioctl(m->vcpu_fd, KVM_SET_CPUID2, t))

@@ -25,4 +25,8 @@ void cpuid_query(const struct machine *m, uint32_t leaf, uint32_t subleaf,
 /* Gives the table to the vCPU (KVM_SET_CPUID2). 0 or -errno. */
 int cpuid_install(struct machine *m, struct ramet_err *err);
 
+/* A hash of every answer but those about time: equal on machines between which
+ * a guest may move. */
+uint64_t cpuid_hash(const struct machine *m);
+
 #endif

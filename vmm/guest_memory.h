@@ -21,6 +21,10 @@ struct guest_memory {
 	uint64_t pv_gpa;     /* PV_PAGES shared pages */
 };
 
+/* Computes the layout for `ram_bytes` without mapping anything: base is NULL.
+ * -EINVAL with a sentence for an unsupported size. */
+int guest_memory_layout(struct guest_memory *mem, uint64_t ram_bytes, struct ramet_err *err);
+
 /* Computes the layout for `ram_bytes` (RAM_BYTES_MIN..RAM_BYTES_MAX, a
  * multiple of 2 MiB) and maps private, lazily allocated memory for it.
  * -EINVAL with a sentence for an unsupported size, -ENOMEM. */
@@ -35,12 +39,16 @@ static inline void *guest_ptr(const struct guest_memory *mem, uint64_t gpa, size
 	return mem->base + gpa;
 }
 
-/* The same for the guest's RAM proper (not the meta pages). */
+/* Whether [gpa, gpa + len) is in the guest's RAM proper (not the meta pages). */
+static inline bool guest_ram_has(const struct guest_memory *mem, uint64_t gpa, size_t len)
+{
+	return gpa < mem->ram_bytes && len <= mem->ram_bytes - gpa;
+}
+
+/* As guest_ptr(), for RAM proper. */
 static inline void *guest_ram_ptr(const struct guest_memory *mem, uint64_t gpa, size_t len)
 {
-	if (gpa >= mem->ram_bytes || len > mem->ram_bytes - gpa)
-		return NULL;
-	return mem->base + gpa;
+	return guest_ram_has(mem, gpa, len) ? mem->base + gpa : NULL;
 }
 
 /* Copies from or to guest-physical memory. 0 or -EFAULT. */

@@ -42,6 +42,8 @@ static int64_t set_trap_table(struct machine *m, uint64_t va)
 			return -EFAULT;
 		if (!t.address)
 			break;
+		if (!trap_canonical(t.address))
+			return -EINVAL;
 		m->pv.traps[t.vector] = (struct trap_gate){
 			.address = t.address, .dpl = t.flags & 3, .masks_events = (t.flags & 4) != 0
 		};
@@ -59,6 +61,8 @@ static int64_t callback_op(struct machine *m, uint64_t command, uint64_t va)
 		return -ENOSYS;
 	if (mmu_copy_in(m, &r, va, add ? sizeof(r) : sizeof(struct callback_unregister)))
 		return -EFAULT;
+	if (add && !trap_canonical(r.address))
+		return -EINVAL;
 	switch (r.type) {
 	case CALLBACKTYPE_event:
 		m->pv.event_callback = add ? r.address : 0;
@@ -211,12 +215,9 @@ static int64_t vcpu_op(struct machine *m, uint64_t command, uint64_t cpu, uint64
 	case VCPUOP_set_singleshot_timer:
 		return set_singleshot(m, va);
 	case VCPUOP_register_vcpu_time_memory_area:
-		/* A copy of the PV clock that user space can map. It never changes
-		 * on this machine, so it is written once. */
 		if (mmu_copy_in(m, &area, va, sizeof(area)))
 			return -EFAULT;
-		return mmu_copy_out(m, area, &vcpu_info_get(m)->time,
-				    sizeof(struct vcpu_time_info));
+		return time_info_register(m, area);
 	default:
 		return -ENOSYS;
 	}

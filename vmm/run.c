@@ -67,11 +67,11 @@ static void wait_for_event(struct machine *m)
 	uint64_t start = clock_monotonic_ns();
 
 	time_check(m);
-	while (!vcpu_info_pending(m) && !m->ended) {
+	while (!vcpu_info_pending(m) && !m->ended && !m->want_pause) {
 		(void)poll(&pfd, 1, -1);
 		service(m);
 	}
-	m->blocked = false;
+	m->blocked = !vcpu_info_pending(m) && !m->ended;
 	m->stats.blocked_ns += clock_monotonic_ns() - start;
 }
 
@@ -163,6 +163,20 @@ static void handle_exit(struct run_loop *loop, const struct vcpu_exit *exit,
 	}
 }
 
+/* Whether m->vcpu is all there is to know about where the guest is. */
+static bool at_boundary(const struct vcpu_exit *exit)
+{
+	return exit->kind != EXIT_INTERRUPTED || exit->injectable;
+}
+
+static bool pause_taken(struct machine *m, const struct vcpu_exit *exit)
+{
+	m->paused = m->want_pause && at_boundary(exit);
+	if (m->paused)
+		m->want_pause = false;
+	return m->paused;
+}
+
 int machine_run(struct machine *m, struct ramet_err *err)
 {
 	struct run_loop loop = { .m = m };
@@ -174,13 +188,15 @@ int machine_run(struct machine *m, struct ramet_err *err)
 
 		if (m->blocked)
 			wait_for_event(m);
+		if (!m->ended && pause_taken(m, &exit))
+			break;
 		time_check(m);
-		if (exit.kind != EXIT_INTERRUPTED || exit.injectable) {
+		if (at_boundary(&exit)) {
 			if (trap_upcall_wanted(m))
 				trap_upcall(m);
 			m->want_injection = false;
 		} else {
-			m->want_injection = trap_upcall_wanted(m);
+			m->want_injection = m->want_pause || trap_upcall_wanted(m);
 		}
 		if (m->ended)
 			break;

@@ -4,8 +4,10 @@
 
 #include "vmm/machine.h"
 
-/* Runs the guest until m->ended. 0 when the guest ended (see m->end_reason),
- * -errno when the host failed. The sink's callbacks are called from here. */
+/* Runs the guest until m->ended, or until a callback has set m->want_pause and
+ * the vCPU is at an instruction boundary (then m->paused; calling this again
+ * goes on). 0, or -errno when the host failed. The sink's callbacks are called
+ * from here. */
 int machine_run(struct machine *m, struct ramet_err *err);
 
 /* Makes a socket raise SIGIO, so that its traffic interrupts the guest. 0, -errno. */

@@ -9,6 +9,7 @@
 
 #include "lib/clock.h"
 #include "vmm/evtchn.h"
+#include "vmm/mmu.h"
 
 #define TIMER_MIN_NS 1000u /* shorter waits are not worth a signal's precision */
 
@@ -52,12 +53,8 @@ void time_start(struct machine *m, uint64_t base_ns)
 	m->pv.time_base = base_ns;
 }
 
-void time_publish(struct machine *m)
+static void time_info_write(const struct machine *m, struct vcpu_time_info *t)
 {
-	struct vcpu_time_info *t = &vcpu_info_get(m)->time;
-	struct shared_info *shared = shared_info_get(m);
-	uint64_t boot_wall = clock_wall_ns() - time_now(m);
-
 	t->version |= 1;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	t->tsc_timestamp = m->pv.tsc_base;
@@ -67,7 +64,36 @@ void time_publish(struct machine *m)
 	t->flags = XEN_PVCLOCK_TSC_STABLE_BIT;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	t->version++;
+}
 
+int time_info_register(struct machine *m, uint64_t va)
+{
+	struct vcpu_time_info *t = NULL;
+	uint64_t gpa = 0;
+
+	if (va && (va % sizeof(uint64_t) || mmu_translate(m, m->vcpu.kernel_cr3, va, &gpa) ||
+		   (gpa & ~PAGE_MASK) > PAGE_SIZE - sizeof(*t)))
+		return -EFAULT;
+	if (gpa) {
+		t = guest_ram_ptr(&m->mem, gpa, sizeof(*t));
+		if (!t)
+			return -EFAULT;
+		time_info_write(m, t);
+	}
+	m->pv.time_info_gpa = gpa;
+	return 0;
+}
+
+void time_publish(struct machine *m)
+{
+	struct shared_info *shared = shared_info_get(m);
+	struct vcpu_time_info *copy =
+		guest_ram_ptr(&m->mem, m->pv.time_info_gpa, sizeof(*copy));
+	uint64_t boot_wall = clock_wall_ns() - time_now(m);
+
+	time_info_write(m, &vcpu_info_get(m)->time);
+	if (m->pv.time_info_gpa && copy)
+		time_info_write(m, copy);
 	shared->wc_version |= 1;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	shared->wc_sec = (uint32_t)(boot_wall / 1000000000u);

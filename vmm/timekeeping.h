@@ -18,8 +18,13 @@ uint64_t time_now(const struct machine *m);
 /* Starts system time at `base_ns` from this moment. */
 void time_start(struct machine *m, uint64_t base_ns);
 
-/* Writes the PV clock into vcpu_info, and the wall clock into the shared page. */
+/* Writes the PV clock into vcpu_info and the guest's own copy of it, and the
+ * wall clock into the shared page. */
 void time_publish(struct machine *m);
+
+/* Takes the linear address of a copy of the PV clock that the guest maps into
+ * its user space; 0 ends that. 0 or -EFAULT when it is not in one page of RAM. */
+int time_info_register(struct machine *m, uint64_t va);
 
 /* Arms the timer for guest system time `deadline` (0: stops it). */
 void time_arm(struct machine *m, uint64_t deadline);
