@@ -18,7 +18,7 @@
 #define MODE_PARENT     0755
 #define TEMPORARY_TRIES 8
 
-static void open_error(struct agent *agent, uint32_t id, const char *path, int err)
+static void path_error(struct agent *agent, uint32_t id, const char *path, int err)
 {
 	outbox_error(&agent->out, id, -err, "%.300s: %s", path, strerror(-err));
 }
@@ -247,14 +247,13 @@ void file_open(struct agent *agent, const struct frame *frame)
 			     FILE_HANDLES_MAX);
 		return;
 	}
+	err = -EINVAL;
 	if (msg.flags == FILE_OPEN_READ)
 		err = open_read(file, path, &opened);
 	else if (msg.flags == FILE_OPEN_WRITE)
 		err = open_write(file, path, msg.mode, &opened);
-	else
-		err = -EINVAL;
 	if (err) {
-		open_error(agent, frame->id, path, err);
+		path_error(agent, frame->id, path, err);
 		return;
 	}
 	file->failed = 0;
@@ -394,7 +393,7 @@ void file_close(struct agent *agent, const struct frame *frame)
 			     "left as it was",
 			     file->target);
 	else if (err)
-		open_error(agent, frame->id, file->target, err);
+		path_error(agent, frame->id, file->target, err);
 	else
 		outbox_frame(&agent->out, MSG_FILE_CLOSED, frame->id, &closed, sizeof(closed));
 	slot_reset(file);

@@ -125,9 +125,11 @@ class BashCase(unittest.TestCase):
         self.bash("kill -9 %d" % int(r.stderr))
 
     def test_many_background_processes(self):
-        for _ in range(80):
-            self.assertEqual(self.bash("sleep 300 &").exit_code, 0)
-        self.assertEqual(self.bash("pkill -9 -f '^sleep 300$'; :").exit_code, 0)
+        pids = [int(self.bash("sleep 300 & echo $!").stdout) for _ in range(80)]
+        self.assertTrue(all(alive(pid) for pid in pids))
+        self.assertEqual(self.bash("kill -9 %s" % " ".join(map(str, pids))).exit_code, 0)
+        for pid in pids:
+            wait_gone(pid)
 
     def test_timeout(self):
         r = self.bash("echo begun; sleep 300", timeout_ms=200)

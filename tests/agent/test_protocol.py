@@ -147,9 +147,9 @@ class End(unittest.TestCase):
     def start_children(self, agent):
         r = agent.bash("sleep 300 & echo $!; setsid sleep 300 & echo $!")
         pids = [int(p) for p in r.stdout.split()]
-        pids += [int(agent.run("import os, subprocess\n"
-                               "print(subprocess.Popen(['sleep', '300']).pid); os.getpid()").result)]
-        return pids
+        r = agent.run("import os, subprocess\n"
+                      "print(subprocess.Popen(['sleep', '300']).pid)\nos.getpid()")
+        return pids + [int(r.stdout), int(r.result)]
 
     def test_shutdown(self):
         with Agent() as agent:

@@ -457,7 +457,7 @@ class Death(unittest.TestCase):
         self.assertEqual(self.agent.run("2 + 2").result, "4")
 
     def test_writing_to_the_drivers_socket_costs_the_state_only(self):
-        r = self.agent.run("import os\nos.write(1021, b'garbage ' * 4)\nimport time; time.sleep(60)")
+        r = self.agent.run("import os, time\nos.write(1021, b'garbage ' * 4)\ntime.sleep(60)")
         self.assertEqual((r.exit_code, r.flags), (137, LOST))
         self.assertEqual(self.agent.run("2 + 2").result, "4")
 
