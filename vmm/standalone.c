@@ -83,6 +83,23 @@ static int guest_run(struct machine *m, const struct standalone_options *o, stru
 	return rc ? rc : machine_run(m, err);
 }
 
+static int end_status(enum end_reason reason)
+{
+	switch (reason) {
+	case END_POWEROFF:
+		return STANDALONE_POWEROFF;
+	case END_REBOOT:
+		return STANDALONE_REBOOT;
+	case END_PANIC:
+		return STANDALONE_PANIC;
+	case END_GUEST_FAULT:
+		return STANDALONE_GUEST_FAULT;
+	case END_ERROR:
+		break;
+	}
+	return STANDALONE_ERROR;
+}
+
 int standalone_run(const struct standalone_options *o)
 {
 	cleanup_free struct machine *m = calloc(1, sizeof(*m));
@@ -90,12 +107,12 @@ int standalone_run(const struct standalone_options *o)
 	uint64_t start = clock_monotonic_ns();
 	struct probe_result probe;
 	struct ramet_err err = { 0 };
-	int status = 1;
+	int status = STANDALONE_ERROR;
 	int rc;
 
 	if (!m || kvm_fd < 0) {
 		fprintf(stderr, "ramet-vmm: /dev/kvm: %m\n");
-		return 1;
+		return STANDALONE_ERROR;
 	}
 	rc = probe_run(kvm_fd, &probe, &err);
 	if (!rc)
@@ -107,7 +124,7 @@ int standalone_run(const struct standalone_options *o)
 			stats_print(m, start);
 		if (!rc) {
 			fprintf(stderr, "ramet-vmm: %s\n", m->end_text);
-			status = m->end_reason == END_POWEROFF ? 0 : 3;
+			status = end_status(m->end_reason);
 		}
 		machine_destroy(m);
 	}

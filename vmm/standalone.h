@@ -21,8 +21,14 @@ struct standalone_options {
 	bool stats; /* print counters to stderr at the end */
 };
 
-/* Runs the guest to its end. Returns the process's exit status: 0 when the
- * guest powered off, 3 when it ended in any other way, 1 when it could not run. */
+/* Exit statuses of the process. */
+#define STANDALONE_POWEROFF 0
+#define STANDALONE_ERROR 1 /* the guest could not run, or the host failed */
+#define STANDALONE_REBOOT 3
+#define STANDALONE_PANIC 4
+#define STANDALONE_GUEST_FAULT 5
+
+/* Runs the guest to its end. Returns one of the above. */
 int standalone_run(const struct standalone_options *options);
 
 #endif
