@@ -70,6 +70,11 @@ $(BIN)/ramet: $(call objs,$(CLI_SRC) $(CLI_EXTRA_SRC) $(LIB_SRC))
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CLI_LIBS)
 
+demo:
+	$(Q)tests/setup
+	$(Q)$(MAKE) --no-print-directory programs image
+	$(Q)/usr/bin/python3 docs/examples/demo.py $(BUILD)
+
 # ---- tests ----
 
 UNIT := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
@@ -99,7 +104,8 @@ check:
 	$(Q)$(MAKE) --no-print-directory run-tests
 
 run-tests:
-	$(Q)RAMET_BUILD=$(abspath $(BUILD)) tests/run --logs $(BUILD)/test-logs $(UNIT) \
+	$(Q)RAMET_BUILD=$(abspath $(BUILD)) RAMET_IMAGES=$(abspath $(BUILD))/images \
+		RAMET_AGENT=$(abspath $(BIN))/ramet-agent tests/run --logs $(BUILD)/test-logs $(UNIT) \
 		tests/agent tests/vmm tests/e2e tests/hw
 
 setup:
