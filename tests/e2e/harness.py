@@ -408,12 +408,12 @@ class SandboxCase(unittest.TestCase):
             raise unittest.SkipTest("needs root: rametd makes namespaces and cgroups")
         cls.daemon = shared_daemon()
         cls.api = cls.daemon.api()
-        cls.id = cls.api.create()
-        cls.base = f"/v1/sandboxes/{cls.id}"
-        cls.addClassCleanup(cls.api.close, cls.id)
+        cls.sandbox = cls.api.create()
+        cls.base = f"/v1/sandboxes/{cls.sandbox}"
+        cls.addClassCleanup(cls.api.close, cls.sandbox)
 
     def run_code(self, code, **fields):
-        return self.api.run(self.id, code, **fields)
+        return self.api.run(self.sandbox, code, **fields)
 
 
 def guest_directory():

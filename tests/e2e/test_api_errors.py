@@ -213,7 +213,8 @@ class ErrorTableTest(unittest.TestCase):
         self.assertEqual(self.api.get("/v1/sandboxes").json["sandboxes"], [])
 
     def test_garbage_instead_of_http_is_refused(self):
-        for garbage in (b"\0\1\2\3\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+        for garbage in (b"\1\2 /v1/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+                        b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
                         b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
                         b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: zz\r\n\r\n",
                         b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\n"

@@ -154,7 +154,7 @@ class TimeoutTest(SandboxCase):
 class StreamTest(SandboxCase):
     def test_events_arrive_while_the_code_runs(self):
         code = "import time\nprint('first', flush=True)\ntime.sleep(1)\nprint('second')"
-        events = list(self.api.stream(self.id, code))
+        events = list(self.api.stream(self.sandbox, code))
         first = next(when for when, event in events if "first" in str(event["data"]))
         end = events[-1][0]
         self.assertGreater(end - first, 0.8)
@@ -164,7 +164,7 @@ class StreamTest(SandboxCase):
                 "for i in range(20):\n"
                 "    print('o', i, flush=True)\n"
                 "    print('e', i, file=sys.stderr, flush=True)\n")
-        events = [event for _, event in self.api.stream(self.id, code)]
+        events = [event for _, event in self.api.stream(self.sandbox, code)]
         self.assertEqual([event["seq"] for event in events], list(range(len(events))))
         times = [event["ts"] for event in events[:-1]]
         self.assertEqual(times, sorted(times))
@@ -173,12 +173,12 @@ class StreamTest(SandboxCase):
             self.assertEqual(text, "".join(f"{letter} {i}\n" for i in range(20)))
 
     def test_result_is_an_event_of_its_own_before_exit(self):
-        events = [event for _, event in self.api.stream(self.id, "print(1)\n'two'")]
+        events = [event for _, event in self.api.stream(self.sandbox, "print(1)\n'two'")]
         self.assertEqual([(event["type"], event["data"]) for event in events],
                          [("stdout", "1\n"), ("result", "'two'"), ("exit", 0)])
 
     def test_silent_code_gives_only_exit(self):
-        events = [event for _, event in self.api.stream(self.id, "pass")]
+        events = [event for _, event in self.api.stream(self.sandbox, "pass")]
         self.assertEqual([event["type"] for event in events], ["exit"])
 
     def test_accept_header_chooses_one_object(self):
@@ -193,14 +193,14 @@ class StreamTest(SandboxCase):
         code = ("import os, time\n"
                 "for byte in '\u20ac\U0001f600'.encode():\n"
                 "    os.write(1, bytes([byte])); time.sleep(0.02)\n")
-        events = [event for _, event in self.api.stream(self.id, code)][:-1]
+        events = [event for _, event in self.api.stream(self.sandbox, code)][:-1]
         self.assertTrue(all("encoding" not in event for event in events), events)
         self.assertEqual("".join(event["data"] for event in events), "\u20ac\U0001f600")
 
     def test_bytes_that_are_not_utf8_survive(self):
         code = "import os; _ = os.write(1, bytes(range(256)))"
         got = b""
-        for _, event in self.api.stream(self.id, code):
+        for _, event in self.api.stream(self.sandbox, code):
             if event["type"] != "stdout":
                 continue
             got += (base64.b64decode(event["data"]) if event.get("encoding")
@@ -212,7 +212,7 @@ class StreamTest(SandboxCase):
         self.assertEqual(base64.b64decode(reply["stdout"]), b"ok\xe2\x82")
         self.assertEqual(reply["stdout_encoding"], "base64")
         events = [event for _, event in
-                  self.api.stream(self.id, "import os; _ = os.write(1, b'ok\\xe2\\x82')")]
+                  self.api.stream(self.sandbox, "import os; _ = os.write(1, b'ok\\xe2\\x82')")]
         self.assertEqual(events[-2].get("encoding"), "base64")
 
     def test_nul_bytes_survive(self):
@@ -221,7 +221,7 @@ class StreamTest(SandboxCase):
     def test_large_output_arrives_whole(self):
         size = 3_000_000
         code = f"import sys; _ = sys.stdout.write('0123456789' * {size // 10})"
-        text = "".join(event["data"] for _, event in self.api.stream(self.id, code)
+        text = "".join(event["data"] for _, event in self.api.stream(self.sandbox, code)
                        if event["type"] == "stdout")
         self.assertEqual(len(text), size)
         self.assertEqual(text, "0123456789" * (size // 10))
@@ -238,7 +238,7 @@ class LimitTest(SandboxCase):
 
     def test_cut_output_has_a_notice_event(self):
         kinds = [event["type"] for _, event in
-                 self.api.stream(self.id, "print('x' * 100000)", output_limit=10)]
+                 self.api.stream(self.sandbox, "print('x' * 100000)", output_limit=10)]
         self.assertIn("notice", kinds)
 
     def test_code_of_the_largest_size_runs(self):
@@ -253,7 +253,7 @@ class LimitTest(SandboxCase):
     def test_more_waiting_execs_than_allowed_are_refused(self):
         streams = []
         try:
-            running = self.api.stream(self.id,
+            running = self.api.stream(self.sandbox,
                                       "import time\nprint('go', flush=True)\ntime.sleep(600)")
             streams.append(running)
             next(running)
@@ -304,7 +304,7 @@ class QueueTest(SandboxCase):
 
     def test_files_move_while_code_runs(self):
         path = harness.guest_directory() + "/beside"
-        stream = self.api.stream(self.id, "import time\nprint('go', flush=True)\ntime.sleep(2)")
+        stream = self.api.stream(self.sandbox, "import time\nprint('go', flush=True)\ntime.sleep(2)")
         next(stream)
         begin = time.monotonic()
         self.assertEqual(self.api.put(f"{self.base}/files?path={path}", b"x").status, 200)
@@ -318,7 +318,7 @@ class DisconnectTest(SandboxCase):
         return self.api.get(self.base).json["execs"] == {"running": 0, "waiting": 0}
 
     def test_client_that_leaves_a_stream_interrupts_the_code(self):
-        stream = self.api.stream(self.id, "import time\nprint('go', flush=True)\ntime.sleep(600)")
+        stream = self.api.stream(self.sandbox, "import time\nprint('go', flush=True)\ntime.sleep(600)")
         next(stream)
         stream.close()
         harness.eventually(self.idle, "the abandoned code ended")

@@ -13,7 +13,7 @@ from harness import SandboxCase, needs_guest, needs_root
 class InfoTest(SandboxCase):
     def test_info_of_a_ready_sandbox(self):
         info = self.api.get(self.base).json
-        self.assertEqual((info["id"], info["state"], info["template"]), (self.id, "ready", "python"))
+        self.assertEqual((info["id"], info["state"], info["template"]), (self.sandbox, "ready", "python"))
         self.assertEqual((info["memory_mb"], info["isolation"]), (512, harness.ISOLATION))
         self.assertTrue(info["kernel"])
 
@@ -25,10 +25,10 @@ class InfoTest(SandboxCase):
 
     def test_list_contains_it(self):
         ids = [item["id"] for item in self.api.get("/v1/sandboxes").json["sandboxes"]]
-        self.assertIn(self.id, ids)
+        self.assertIn(self.sandbox, ids)
 
     def test_running_exec_is_counted(self):
-        stream = self.api.stream(self.id, "import time\nprint(1, flush=True)\ntime.sleep(600)")
+        stream = self.api.stream(self.sandbox, "import time\nprint(1, flush=True)\ntime.sleep(600)")
         next(stream)
         self.assertEqual(self.api.get(self.base).json["execs"], {"running": 1, "waiting": 0})
         self.assertEqual(self.api.get("/v1/capacity").json["execs"]["running"], 1)

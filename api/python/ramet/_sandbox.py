@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Type, Union
 from urllib.parse import quote
 
-from ._errors import NotFoundError, SandboxClosedError, error_for
+from ._errors import DaemonUnreachableError, NotFoundError, SandboxClosedError, error_for
 from ._transport import Transport
 from ._types import ExecEvent, ExecResult, FileEntry, SandboxInfo, Upload
 
@@ -143,13 +143,19 @@ class Sandbox:
             json.dumps(request).encode("ascii"),
             {"Content-Type": "application/json"},
         )
+        ended = False
         try:
             for text in reply.lines():
                 line = json.loads(text)
                 if line["type"] == "error":
                     error = line["error"]
                     raise error_for(None, error["code"], error["message"])
+                ended = line["type"] == "exit"
                 yield ExecEvent.from_line(line)
+            if not ended:
+                raise DaemonUnreachableError(
+                    "the connection to rametd broke before the code ended", "disconnected"
+                )
         finally:
             reply.close()
 
