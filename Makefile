@@ -90,7 +90,7 @@ $(UNIT_ARCHIVE): $(call objs,$(ENGINE_SRC) $(VMM_SRC) $(UFFD_SRC) $(LIB_SRC)) $(
 $(UNIT): $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(UNIT_ARCHIVE)
 	@mkdir -p $(@D)
 	$(call say,LD)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(UNIT_LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(UNIT_LIBS)
 
 .PHONY: unit-tests test-programs run-tests
 unit-tests: $(UNIT)
