@@ -55,8 +55,8 @@ static int http_woken(sd_event_source *source, void *arg)
 	return 0;
 }
 
-/* Before each wait: see that the timer fires by the time MHD waits for. One that
- * fires earlier does no harm, and saves setting it for every request. */
+/* Before each wait: see that MHD runs again by the time that it names. A timer
+ * that fires earlier does no harm, and saves setting it for every request. */
 static int http_prepare(sd_event_source *source, void *arg)
 {
 	struct server *server = arg;
@@ -67,6 +67,8 @@ static int http_prepare(sd_event_source *source, void *arg)
 	if (MHD_get_timeout(server->http, &ms) != MHD_YES ||
 	    sd_event_now(server->loop, CLOCK_MONOTONIC, &now) < 0)
 		return 0;
+	if (!ms) /* at once: a timer has a granularity */
+		return sd_event_source_set_enabled(server->http_wake, SD_EVENT_ONESHOT);
 	if (server->timer_at && server->timer_at <= now + ms * 1000)
 		return 0;
 	server->timer_at = now + ms * 1000;
