@@ -54,15 +54,17 @@ int channel_connect(struct machine *m, uint32_t control_gref, uint32_t port)
 	return 0;
 }
 
-static void channel_disconnect(struct machine *m)
+/* A guest without its agent is of no use to anybody: it ends. */
+static void channel_disconnect(struct machine *m, const char *why)
 {
 	memset(&m->pv.channel, 0, sizeof(m->pv.channel));
+	machine_end(m, END_GUEST_FAULT, "%s", why);
 }
 
 void channel_port_closed(struct machine *m, uint32_t port)
 {
 	if (m->pv.channel.connected && m->pv.channel.port == port)
-		channel_disconnect(m);
+		channel_disconnect(m, "the guest closed its agent channel");
 }
 
 /* Describes `len` bytes of a ring from index `at` as iovecs, one per page. */
@@ -108,7 +110,7 @@ static bool pump_to_host(struct machine *m, struct channel_control *control)
 		ssize_t n;
 
 		if (used > ring_size(m)) {
-			channel_disconnect(m);
+			channel_disconnect(m, "the guest broke its agent channel");
 			return false;
 		}
 		if (!used) {
@@ -146,7 +148,7 @@ static bool pump_to_guest(struct machine *m, struct channel_control *control)
 		ssize_t n;
 
 		if (used > ring_size(m)) {
-			channel_disconnect(m);
+			channel_disconnect(m, "the guest broke its agent channel");
 			return false;
 		}
 		if (used == ring_size(m)) {
