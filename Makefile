@@ -111,6 +111,16 @@ run-tests:
 setup:
 	$(Q)tests/setup
 
+C_FILES := $(wildcard lib/*.[ch] uffd/*.[ch] bpf/*.[ch] vmm/*.[ch] vmm/shim/*.[ch] engine/*.[ch] \
+	api/*/*.[ch] guest/*.h guest/agent/*.[ch] tests/*/*.[ch] tests/guest/*/*.[ch] perf/*.[ch])
+
+format:
+	clang-format -i $(C_FILES)
+
+tidy:
+	clang-tidy --quiet $(LIB_SRC) $(UFFD_SRC) $(BPF_SRC) vmm/main.c $(VMM_SRC) $(ENGINE_SRC) \
+		$(API_SRC) $(CLI_SRC) $(AGENT_SRC) -- $(CPPFLAGS) -std=gnu11
+
 clean:
 	rm -rf build build-asan
 
