@@ -11,9 +11,9 @@ or by hand
 
     python3 tests/hw/bed.py --file /probe=build/hw/probe --job "probe: /probe"
 
-Environment: RAMET_HW_KERNEL, the bzImage of a Debian cloud kernel;
+Environment: RAMET_HW_KERNEL, the bzImage of a Debian cloud kernel, and
 RAMET_HW_MODULES, a directory below which its irqbypass.ko, kvm.ko and
-kvm-amd.ko are; RAMET_HW_PROGRAMS, the directory of init and hw-jobs (default
+kvm-amd.ko are (default: from the cache, see fetch.py); RAMET_HW_PROGRAMS, the directory of init and hw-jobs (default
 build/hw); RAMET_HW_VERBOSE=1 shows the whole console.
 """
 
@@ -31,6 +31,8 @@ import sys
 import tempfile
 import threading
 import time
+
+import fetch
 
 QEMU = "qemu-system-x86_64"
 MODULES = ("irqbypass", "kvm", "kvm-amd")
@@ -140,8 +142,11 @@ class Bed:
         kernel = os.environ.get("RAMET_HW_KERNEL")
         modules = os.environ.get("RAMET_HW_MODULES")
         if not kernel or not modules:
-            raise BedMissing("RAMET_HW_KERNEL and RAMET_HW_MODULES are not set (make image)")
-        return self._existing(kernel, "make image"), self._existing(modules, "make image")
+            modules = fetch.cached()
+            if not modules:
+                raise BedMissing("the bed's kernel is not in the cache (make hw-kernel)")
+            kernel = os.path.join(modules, "vmlinuz")
+        return self._existing(kernel, "make hw-kernel"), self._existing(modules, "make hw-kernel")
 
     @staticmethod
     def _module(top, name):
@@ -149,7 +154,7 @@ class Bed:
         for directory, _, names in os.walk(top):
             for found in wanted.intersection(names):
                 return os.path.join(directory, found)
-        raise BedMissing(f"{name}.ko is not below {top} (make image)")
+        raise BedMissing(f"{name}.ko is not below {top} (make hw-kernel)")
 
     def _job_list(self, jobs, token):
         words = ["token", token]

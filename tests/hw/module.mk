@@ -1,7 +1,8 @@
 # The emulated-SVM test bed: static programs that run inside it, and its tests.
 # HW_PROGRAMS is what the tests in tests/hw need; another client adds its own.
-# RAMET_HW_KERNEL and RAMET_HW_MODULES name the kernel of the bed (see bed.py);
-# without them the tests that need it are skipped and say so.
+# The bed's kernel is fetched into the cache, unless RAMET_HW_KERNEL and
+# RAMET_HW_MODULES name one (see bed.py); where that fails the tests that need
+# it are skipped and say so.
 HW_OUT := $(BUILD)/hw
 HW_CFLAGS := -std=gnu11 -O2 -g $(WARN) -fstack-protector-strong -static
 HW_PROBE_SRC := tests/hw/probe_main.c $(wildcard vmm/probe*.c) lib/err.c
@@ -11,12 +12,16 @@ HW_PROGRAMS += $(HW_OUT)/probe $(HW_OUT)/hw-jobs $(HW_OUT)/init $(HW_OUT)/ramet-
 
 hw-obj = $(patsubst %.c,$(BUILD)/hw-obj/%.o,$(1))
 
-.PHONY: hw-programs check-hw
+.PHONY: hw-programs hw-kernel check-hw
 hw-programs: $(HW_PROGRAMS)
+
+hw-kernel:
+	@$(if $(RAMET_HW_KERNEL),true,/usr/bin/python3 -B tests/hw/fetch.py)
 
 check-hw: export RAMET_HW_KERNEL := $(RAMET_HW_KERNEL)
 check-hw: export RAMET_HW_MODULES := $(RAMET_HW_MODULES)
-check-hw: hw-programs
+check-hw: hw-programs guest-tests
+	-@$(MAKE) --no-print-directory hw-kernel
 	BUILD=$(BUILD) /usr/bin/python3 -B -m unittest discover -v -s tests/hw -p 'test_*.py'
 
 $(BUILD)/hw-obj/%.o: %.c
@@ -38,7 +43,7 @@ $(HW_OUT)/init: $(call hw-obj,tests/guest/init.c)
 # The worker itself, for its --run.
 $(HW_OUT)/ramet-vmm: $(call hw-obj,$(HW_VMM_SRC)) $(SHIM_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(HW_CFLAGS) -o $@ $^ $(WORKER_LIBS)
+	$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)
 
 -include $(patsubst %.o,%.d,$(call hw-obj,$(HW_PROBE_SRC) $(HW_JOBS_SRC) $(HW_VMM_SRC) \
 	tests/guest/init.c))
