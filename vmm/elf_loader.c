@@ -140,6 +140,11 @@ int kernel_load(const struct guest_memory *mem, int fd, struct kernel_image *ima
 	if (!k.entry || !k.virt_base || !k.end)
 		return err_set(err, ENOEXEC,
 			       "the kernel has no Xen PV entry point: it needs CONFIG_XEN_PV=y");
+	/* The first page tables map one range of at most 1 GiB from virt_base. */
+	if (k.virt_base % (1ull << 30) || k.entry < k.virt_base || k.entry - k.virt_base >= k.end)
+		return err_set(err, ENOEXEC,
+			       "the kernel's entry %#llx or base address %#llx is not possible",
+			       (unsigned long long)k.entry, (unsigned long long)k.virt_base);
 	*image = k;
 	return 0;
 }

@@ -405,6 +405,7 @@ void hypercall_dispatch(struct machine *m)
 	struct call c = { (uint32_t)r->rax, { r->rdi, r->rsi, r->rdx, r->r10, r->r8 } };
 
 	m->stats.hypercalls++;
+	mmu_work_reset(m);
 	if (c.nr == __HYPERVISOR_iret) {
 		trap_iret(m);
 		return;

@@ -82,6 +82,10 @@ struct mmu_pending {
 	bool flush;
 	uint64_t touch[MMU_PENDING_MAX]; /* gpa of changed entries */
 	uint64_t invlpg[64];             /* linear addresses */
+	/* Work done since the guest was left: bounded, or a multicall of absurd
+	 * operations would keep the VMM busy for hours. */
+	uint32_t operations;
+	uint64_t tables; /* visited while pinning */
 };
 
 struct machine_stats {

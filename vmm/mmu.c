@@ -6,7 +6,7 @@
 
 #include "vmm/xen_abi.h"
 
-#define MMU_OPS_MAX (1u << 20) /* per hypercall; Linux batches at most a few hundred */
+#define MMU_OPS_MAX (1u << 20) /* per exit; Linux batches at most a few hundred */
 
 uint64_t mmu_root(const struct machine *m)
 {
@@ -148,6 +148,17 @@ void mmu_pending_clear(struct machine *m)
 	m->mmu.flush = false;
 }
 
+void mmu_work_reset(struct machine *m)
+{
+	m->mmu.operations = 0;
+	m->mmu.tables = 0;
+}
+
+static bool operation_allowed(struct machine *m)
+{
+	return m->mmu.operations++ < MMU_OPS_MAX;
+}
+
 /* True when the processor may go on using the old entry until it faults. */
 static bool pte_change_is_benign(uint64_t old, uint64_t new)
 {
@@ -196,7 +207,9 @@ static void pin_table(struct machine *m, uint64_t gpa, unsigned int level)
 	uint64_t *entries = guest_ram_ptr(&m->mem, gpa, PAGE_SIZE);
 	uint8_t *type = level_of(m, gpa);
 
-	if (!entries || !type)
+	/* A tree has fewer tables than there are frames; tables that contain
+	 * themselves have no end. */
+	if (!entries || !type || m->mmu.tables++ >= guest_frames(&m->mem))
 		return;
 	*type = (uint8_t)level;
 	for (unsigned int i = 0; i < 512; i++) {
@@ -283,13 +296,13 @@ static int update_one(struct machine *m, uint64_t ptr, uint64_t value, bool keep
 int mmu_update(struct machine *m, uint64_t va, uint64_t count, uint64_t *done)
 {
 	*done = 0;
-	if (count > MMU_OPS_MAX)
-		return -EINVAL;
 	for (; *done < count; ++*done, va += sizeof(struct mmu_update)) {
 		struct mmu_update u;
 		unsigned int command;
 		int rc = 0;
 
+		if (!operation_allowed(m))
+			return -E2BIG;
 		if (mmu_copy_in(m, &u, va, sizeof(u)))
 			return -EFAULT;
 		command = u.ptr & 3;
@@ -382,12 +395,12 @@ static int extended_one(struct machine *m, const struct mmuext_op *op)
 int mmu_extended(struct machine *m, uint64_t va, uint64_t count, uint64_t *done)
 {
 	*done = 0;
-	if (count > MMU_OPS_MAX)
-		return -EINVAL;
 	for (; *done < count; ++*done, va += sizeof(struct mmuext_op)) {
 		struct mmuext_op op;
 		int rc;
 
+		if (!operation_allowed(m))
+			return -E2BIG;
 		if (mmu_copy_in(m, &op, va, sizeof(op)))
 			return -EFAULT;
 		rc = extended_one(m, &op);

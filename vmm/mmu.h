@@ -49,7 +49,8 @@ void mmu_unpin(struct machine *m, uint64_t gpa);
  * means none. Installs the hypervisor's entries in it. 0 or -EINVAL. */
 int mmu_load_root(struct machine *m, uint64_t gpa, bool user);
 
-/* Hypercalls. `done` counts completed operations for the guest. 0 or -errno. */
+/* Hypercalls. `done` counts completed operations for the guest. 0 or -errno;
+ * -E2BIG after more than a million of them between two entries of the guest. */
 int mmu_update(struct machine *m, uint64_t va, uint64_t count, uint64_t *done);
 int mmu_extended(struct machine *m, uint64_t va, uint64_t count, uint64_t *done);
 int mmu_update_va(struct machine *m, uint64_t va, uint64_t pte, uint64_t flags);
@@ -57,6 +58,9 @@ int mmu_update_va(struct machine *m, uint64_t va, uint64_t pte, uint64_t flags);
 /* A kernel write fault on a read-only page table that the guest expects to be
  * writable: makes the mapping writable. True when that resolved the fault. */
 bool mmu_fix_table_write(struct machine *m, uint64_t va);
+
+/* The guest has been left anew: it may have more work done for it. */
+void mmu_work_reset(struct machine *m);
 
 /* Forgets everything pending: the backend has committed it. */
 void mmu_pending_clear(struct machine *m);
