@@ -1,7 +1,8 @@
 /* Microbenchmarks of what a guest costs its programs; the same program on the
  * host is the comparison. Prints one JSON object per line:
- *   {"name":..,"unit":..,"n":..,"min":..,"p50":..,"p90":..,"p99":..,"max":..}
- * where n counts batches and each value is a batch's mean per operation.
+ *   {"name":..,"unit":..,"n":..,"ops":..,"min":..,"p50":..,"p90":..,"p99":..,"max":..}
+ * where n counts batches of `ops` operations and each value is a batch's mean per
+ * operation.
  *
  * Parameters: budget_ms=N bounds each benchmark's time (default 900);
  * only=NAME runs one of them. Unknown arguments are refused. */
@@ -219,9 +220,43 @@ static int64_t switches_now(void)
 	return r.ru_nvcsw + r.ru_nivcsw;
 }
 
-/* Two processes on one CPU give way to each other. Not every yield must lead to
- * a switch: the switches away from here are counted, each comes with one back,
- * and the time of `ops` single switches is the result. */
+/* With a real-time policy every yield leads to a switch while another process of
+ * the same priority can run; otherwise the scheduler decides. */
+static void switch_policy_set(void)
+{
+	struct sched_param param = { .sched_priority = 1 };
+
+	(void)sched_setscheduler(0, SCHED_FIFO, &param);
+}
+
+static void switch_policy_reset(void)
+{
+	struct sched_param param = { 0 };
+
+	(void)sched_setscheduler(0, SCHED_OTHER, &param);
+}
+
+/* This process and its child give way to each other. The switches away from here
+ * are counted, each comes with one back, and the time of `ops` single switches is
+ * the result. */
+static int64_t switches_time(unsigned ops)
+{
+	/* A new process has to wait for its first turn. */
+	int64_t switches = switches_now();
+	int64_t start = now_ns();
+
+	while (switches_now() < switches + 4 && now_ns() - start < 200000000)
+		sched_yield();
+	switches = switches_now();
+	start = now_ns();
+	for (unsigned i = 0; i < ops; i++)
+		sched_yield();
+	int64_t spent = now_ns() - start;
+
+	switches = switches_now() - switches;
+	return switches > 0 ? spent * ops / (2 * switches) : -EAGAIN;
+}
+
 static int64_t switch_batch(unsigned ops)
 {
 	cpu_set_t was, one;
@@ -236,34 +271,22 @@ static int64_t switch_batch(unsigned ops)
 		}
 	}
 	sched_setaffinity(0, sizeof(one), &one);
+	switch_policy_set(); /* first, so that the child has it too */
 	pid_t pid = fork();
 
 	if (pid == 0) {
 		for (;;)
 			sched_yield();
 	}
-	/* A new process has to wait for its first turn. */
-	int64_t switches = switches_now();
-	int64_t start = now_ns();
+	int64_t result = pid > 0 ? switches_time(ops) : -ECHILD;
 
-	while (switches_now() < switches + 4 && now_ns() - start < 200000000)
-		sched_yield();
-	switches = switches_now();
-	start = now_ns();
-
-	for (unsigned i = 0; i < ops; i++)
-		sched_yield();
-	int64_t spent = now_ns() - start;
-
-	switches = switches_now() - switches;
 	if (pid > 0) {
 		kill(pid, SIGKILL);
 		child_ended(pid);
 	}
+	switch_policy_reset(); /* not earlier: the child would have the CPU for itself */
 	sched_setaffinity(0, sizeof(was), &was);
-	if (pid < 0 || switches <= 0)
-		return pid < 0 ? -ECHILD : -EAGAIN;
-	return spent * ops / (2 * switches);
+	return result;
 }
 
 /* Waits until the shared word has the given parity, then moves it on. */
@@ -409,10 +432,10 @@ static int bench_run(const struct bench *b, int64_t budget_ns)
 		return (int)spent;
 	}
 	qsort(values, n, sizeof(values[0]), double_compare);
-	printf("{\"name\":\"%s\",\"unit\":\"%s\",\"n\":%u,\"min\":%.3f,\"p50\":%.3f,"
+	printf("{\"name\":\"%s\",\"unit\":\"%s\",\"n\":%u,\"ops\":%u,\"min\":%.3f,\"p50\":%.3f,"
 	       "\"p90\":%.3f,\"p99\":%.3f,\"max\":%.3f}\n",
-	       b->name, b->unit, n, values[0], percentile(values, n, 50), percentile(values, n, 90),
-	       percentile(values, n, 99), values[n - 1]);
+	       b->name, b->unit, n, b->ops, values[0], percentile(values, n, 50),
+	       percentile(values, n, 90), percentile(values, n, 99), values[n - 1]);
 	return 0;
 }
 
