@@ -10,15 +10,15 @@
 #include "vmm/mmu.h"
 #include "vmm/trap.h"
 
-#define MSR_STAR 0xc0000081u
-#define MSR_LSTAR 0xc0000082u
-#define MSR_CSTAR 0xc0000083u
-#define MSR_SFMASK 0xc0000084u
-#define CR0_FIXED 0x80050033ull /* PG AM WP NE ET MP PE */
-#define CR4_FIXED 0x40620ull    /* PAE OSFXSR OSXMMEXCPT OSXSAVE */
-#define EFER_FIXED 0xd01ull     /* SCE LME LMA NX */
-#define SEGMENT_CODE 11         /* readable, accessed */
-#define SEGMENT_DATA 3          /* writable, accessed */
+#define MSR_STAR         0xc0000081u
+#define MSR_LSTAR        0xc0000082u
+#define MSR_CSTAR        0xc0000083u
+#define MSR_SFMASK       0xc0000084u
+#define CR0_FIXED        0x80050033ull /* PG AM WP NE ET MP PE */
+#define CR4_FIXED        0x40620ull    /* PAE OSFXSR OSXMMEXCPT OSXSAVE */
+#define EFER_FIXED       0xd01ull      /* SCE LME LMA NX */
+#define SEGMENT_CODE     11            /* readable, accessed */
+#define SEGMENT_DATA     3             /* writable, accessed */
 #define SEGMENT_TSS_BUSY 11
 
 /* ---- the fast path's page ---- */
@@ -67,9 +67,15 @@ void backend_shim_store(struct machine *m)
 
 static struct kvm_segment segment(uint16_t selector, uint8_t type, uint8_t dpl, bool wide_code)
 {
-	return (struct kvm_segment){ .limit = 0xffffffff, .selector = selector, .present = 1,
-				     .type = type, .dpl = dpl, .s = 1, .g = 1,
-				     .l = wide_code, .db = !wide_code };
+	return (struct kvm_segment){ .limit = 0xffffffff,
+				     .selector = selector,
+				     .present = 1,
+				     .type = type,
+				     .dpl = dpl,
+				     .s = 1,
+				     .g = 1,
+				     .l = wide_code,
+				     .db = !wide_code };
 }
 
 void backend_segments_set(struct kvm_sregs *s, uint16_t cs)
@@ -97,33 +103,51 @@ static int sregs_init(struct machine *m, struct ramet_err *err)
 	backend_segments_set(&s, SEL_USER_CS);
 	s.ds = s.es = s.fs = s.gs = s.ss;
 	s.fs.selector = s.gs.selector = 0;
-	s.tr = (struct kvm_segment){ .base = HV_PAGE_VA(HV_PAGE_TSS), .limit = HV_TSS_LIMIT,
-				     .selector = SEL_TSS, .present = 1, .type = SEGMENT_TSS_BUSY };
+	s.tr = (struct kvm_segment){ .base = HV_PAGE_VA(HV_PAGE_TSS),
+				     .limit = HV_TSS_LIMIT,
+				     .selector = SEL_TSS,
+				     .present = 1,
+				     .type = SEGMENT_TSS_BUSY };
 	if (ioctl(m->vcpu_fd, KVM_SET_SREGS, &s))
 		return err_errno(err, errno, "KVM_SET_SREGS");
 	m->run->s.regs.sregs = s;
 	return 0;
 }
 
+int backend_msrs(const struct machine *m, unsigned long request, struct kvm_msr_entry *entries,
+		 uint32_t count)
+{
+	union {
+		struct kvm_msrs head;
+		uint8_t room[sizeof(struct kvm_msrs) + BACKEND_MSRS_MAX * sizeof(*entries)];
+	} msrs = { .room = { 0 } };
+	int n;
+
+	if (count > BACKEND_MSRS_MAX)
+		return -EINVAL;
+	msrs.head.nmsrs = count;
+	memcpy(msrs.head.entries, entries, count * sizeof(*entries));
+	n = ioctl(m->vcpu_fd, request, &msrs);
+	if (n < 0)
+		return -errno;
+	if (n != (int)count)
+		return -EINVAL;
+	memcpy(entries, msrs.head.entries, count * sizeof(*entries));
+	return 0;
+}
+
 static int msrs_init(struct machine *m, const struct syscall_entry *entry, struct ramet_err *err)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entries[4];
-	} msrs = { .head = { .nmsrs = 4 },
-		   .entries = { { .index = MSR_STAR,
-				  .data = (uint64_t)SEL_KERNEL_CS << 32 | (uint64_t)SEL_USER32_CS << 48 },
-				{ .index = MSR_LSTAR, .data = entry->lstar },
-				{ .index = MSR_CSTAR, .data = entry->cstar },
-				{ .index = MSR_SFMASK, .data = entry->sfmask } } };
-	int n = ioctl(m->vcpu_fd, KVM_SET_MSRS, &msrs);
+	struct kvm_msr_entry entries[] = {
+		{ .index = MSR_STAR,
+		  .data = (uint64_t)SEL_KERNEL_CS << 32 | (uint64_t)SEL_USER32_CS << 48 },
+		{ .index = MSR_LSTAR, .data = entry->lstar },
+		{ .index = MSR_CSTAR, .data = entry->cstar },
+		{ .index = MSR_SFMASK, .data = entry->sfmask },
+	};
+	int rc = backend_msrs(m, KVM_SET_MSRS, entries, sizeof(entries) / sizeof(entries[0]));
 
-	if (n < 0)
-		return err_errno(err, errno, "KVM_SET_MSRS");
-	if (n != (int)msrs.head.nmsrs)
-		return err_set(err, EIO, "KVM_SET_MSRS does not accept register %#x",
-			       msrs.entries[n].index);
-	return 0;
+	return rc ? err_errno(err, -rc, "KVM_SET_MSRS of the system call entry") : 0;
 }
 
 int backend_processor_init(struct machine *m, const struct syscall_entry *entry,
@@ -186,7 +210,7 @@ uint8_t *backend_emit_return(struct machine *m, uint8_t *code, const struct kvm_
 			     uint16_t cs, uint64_t *rsp)
 {
 	static const uint8_t leave[] = { 0x5e, 0x58, 0x48, 0xcf }; /* pop rsi; pop rax; iretq */
-	const uint64_t frame[] = { regs->rsi, regs->rax, regs->rip, cs,
+	const uint64_t frame[] = { regs->rsi,    regs->rax, regs->rip,  cs,
 				   regs->rflags, regs->rsp, SEL_USER_SS };
 
 	memcpy((uint8_t *)hv_page_ptr(m, HV_PAGE_STACK_END) - sizeof(frame), frame, sizeof(frame));
@@ -223,10 +247,11 @@ static bool vector_has_error(uint8_t vector)
 void backend_exception_broken(struct machine *m, struct vcpu_exit *exit, struct ramet_err *err)
 {
 	exit->kind = EXIT_BROKEN;
-	(void)err_set(err, EIO,
-		      "exception %u (error %#x, address %#llx) in the hypervisor's own code at %#llx",
-		      exit->vector, exit->error, (unsigned long long)exit->cr2,
-		      (unsigned long long)m->vcpu.regs.rip);
+	(void)err_set(
+		err, EIO,
+		"exception %u (error %#x, address %#llx) in the hypervisor's own code at %#llx",
+		exit->vector, exit->error, (unsigned long long)exit->cr2,
+		(unsigned long long)m->vcpu.regs.rip);
 }
 
 void backend_exception_decode(struct machine *m, struct vcpu_exit *exit, uint8_t vector,

@@ -12,8 +12,8 @@
 #include "vmm/machine.h"
 #include "vmm/shim/shim_data.h"
 
-#define BACKEND_EXCEPTION_PORTS 32u /* `out` to a port below: exception of that vector */
-#define BACKEND_COMPAT_OFFSET 0x800u /* of the compat-mode entry in HV_PAGE_ENTRY_USER */
+#define BACKEND_EXCEPTION_PORTS 32u    /* `out` to a port below: exception of that vector */
+#define BACKEND_COMPAT_OFFSET   0x800u /* of the compat-mode entry in HV_PAGE_ENTRY_USER */
 
 /* The fast path's data page. */
 static inline struct shim_data *shim_data_get(const struct machine *m)
@@ -41,6 +41,13 @@ struct syscall_entry {
  * copy in run->s.regs.sregs. 0 or -errno. */
 int backend_processor_init(struct machine *m, const struct syscall_entry *entry,
 			   struct ramet_err *err);
+
+#define BACKEND_MSRS_MAX 4u
+
+/* KVM_SET_MSRS or KVM_GET_MSRS (`request`) of up to BACKEND_MSRS_MAX registers.
+ * 0, -EINVAL when KVM does not take one of them, another -errno. */
+int backend_msrs(const struct machine *m, unsigned long request, struct kvm_msr_entry *entries,
+		 uint32_t count);
 
 /* Fills HV_PAGE_ENTRY_USER: `out` for a system call, at BACKEND_COMPAT_OFFSET
  * for one from compat mode. */

@@ -16,26 +16,15 @@
  * that was left. */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
 #include "vmm/backend_common.h"
+#include "vmm/backend_hardware.h"
 #include "vmm/mmu.h"
-#include "vmm/shim/shim_blob.h"
 #include "vmm/trap.h"
 
 #define MSR_KERNEL_GS_BASE 0xc0000102u
-#define SFMASK 0x47700u /* TF IF DF IOPL NT AC */
-#define VECTOR_NMI 2
-#define VECTOR_MC 18
-#define VECTOR_INT80 0x80
-
-struct hardware {
-	bool kernel_gs;  /* the active GS base is the guest kernel's */
-	bool resume_raw; /* registers are the processor's: do not reload them */
-	uint32_t dirty;  /* KVM_SYNC_X86_* to write back */
-	int commit_error;
-};
+#define SFMASK             0x47700u /* TF IF DF IOPL NT AC */
 
 static struct hardware *hardware_get(const struct machine *m)
 {
@@ -43,84 +32,6 @@ static struct hardware *hardware_get(const struct machine *m)
 }
 
 /* ---- set-up ---- */
-
-/* Vectors that may arrive before the entry code has a stack: #DB behind MOV SS
- * comes on the first instruction of the kernel, NMI and #MC at any time. */
-static bool vector_has_stack(unsigned int vector)
-{
-	return vector == VECTOR_DB || vector == VECTOR_NMI || vector == VECTOR_DF ||
-	       vector == VECTOR_MC;
-}
-
-static void stubs_build(struct machine *m)
-{
-	/* A #DB that hit CPL-0 code is user space's doing and means nothing. */
-	static const uint8_t debug[] = { 0xf6, 0x44, 0x24, 0x08, 0x03, /* testb $3, 8(%rsp) */
-					 0x74, 0x04,		       /* jz 1f */
-					 0xe6, VECTOR_DB, 0xeb, 0xfe,  /* out; jmp . */
-					 0x48, 0xcf };		       /* 1: iretq */
-	static const uint8_t int80[] = { 0xe6, PORT_INT80 };
-	uint8_t *stubs = hv_page_ptr(m, HV_PAGE_STUBS);
-
-	hv_stubs_init(m, HV_PAGE_STUBS);
-	memcpy(stubs + VECTOR_DB * HV_STUB_SIZE, debug, sizeof(debug));
-	memcpy(stubs + VECTOR_INT80 * HV_STUB_SIZE, int80, sizeof(int80));
-}
-
-static void gates_build(struct machine *m)
-{
-	for (unsigned int v = 0; v < 256; v++) {
-		unsigned int dpl = v == VECTOR_BP || v == VECTOR_OF || v == VECTOR_INT80 ? 3 : 0;
-
-		hv_gate_set(m, HV_PAGE_IDT, (uint8_t)v, HV_PAGE_VA(HV_PAGE_STUBS) + v * HV_STUB_SIZE,
-			    SEL_KERNEL_CS, dpl, vector_has_stack(v) ? 1 : 0);
-	}
-	if (!m->fast_path)
-		return;
-	hv_gate_set(m, HV_PAGE_IDT, VECTOR_PF, SHIM_ENTRY_VA + SHIM_OFFSET_FAULT, SEL_KERNEL_CS, 0, 0);
-	hv_gate_set(m, HV_PAGE_IDT, VECTOR_BP, SHIM_ENTRY_VA + SHIM_OFFSET_BREAK, SEL_KERNEL_CS, 3, 0);
-	hv_gate_set(m, HV_PAGE_IDT, VECTOR_GP, SHIM_ENTRY_VA + SHIM_OFFSET_GP, SEL_KERNEL_CS, 0, 0);
-}
-
-static void map_both(struct machine *m, unsigned int first, unsigned int end, unsigned int flags)
-{
-	for (unsigned int page = first; page < end; page++) {
-		hv_map(m, HV_VIEW_KERNEL, page, page, flags);
-		hv_map(m, HV_VIEW_USER, page, page, flags);
-	}
-}
-
-/* No page here has HV_MAP_USER. */
-static void views_build(struct machine *m)
-{
-	hv_views_init(m, HV_MAP_WRITE);
-	map_both(m, HV_PAGE_GDT, HV_PAGE_IDT, HV_MAP_WRITE);
-	map_both(m, HV_PAGE_IDT, HV_PAGE_STACK, 0);
-	map_both(m, HV_PAGE_STACK, HV_PAGE_IST_END, HV_MAP_WRITE);
-	map_both(m, HV_PAGE_ENTRY_USER, HV_PAGE_ENTRY_USER + 1, 0);
-	map_both(m, HV_PAGE_OPS, HV_PAGE_LIST_END, 0);
-	if (!m->fast_path)
-		return;
-	map_both(m, HV_PAGE_DATA, HV_PAGE_DATA + 1, HV_MAP_WRITE);
-	map_both(m, HV_PAGE_SHIM_STACK, HV_PAGE_SHIM_STACK_END, HV_MAP_WRITE);
-	map_both(m, HV_PAGE_SHIM, HV_PAGE_SHIM_END, 0);
-}
-
-static void area_build(struct machine *m)
-{
-	hv_gdt_init(m);
-	hv_tss_init(m, HV_PAGE_TSS, 0);
-	backend_entry_page_init(m);
-	stubs_build(m);
-	gates_build(m);
-	views_build(m);
-	if (!m->fast_path)
-		return;
-	memcpy(hv_page_ptr(m, HV_PAGE_SHIM), shim_hardware_start,
-	       (size_t)(shim_hardware_end - shim_hardware_start));
-	backend_shim_init(m, true);
-	backend_shim_store(m);
-}
 
 /* The guest reads the TSC natively and the VMM computes guest time from its
  * own: they must be the same. */
@@ -151,7 +62,7 @@ static int hardware_setup(struct machine *m, struct ramet_err *err)
 		return err_set(err, ENOMEM, "no memory for the vCPU");
 	m->backend = hw;
 	m->isolation = ISOLATION_FULL;
-	area_build(m);
+	hardware_area_build(m);
 	rc = tsc_init(m, err);
 	if (!rc)
 		rc = backend_processor_init(m, &entry, err);
@@ -289,7 +200,8 @@ static int decode_io(struct machine *m, struct vcpu_exit *exit, struct ramet_err
 	if (m->run->s.regs.sregs.cs.dpl != 0)
 		return backend_broken(exit, err, "port access at CPL 3", v->regs.rip);
 	if (port < BACKEND_EXCEPTION_PORTS || port == PORT_INT80) {
-		backend_exception_decode(m, exit, (uint8_t)(port == PORT_INT80 ? VECTOR_INT80 : port),
+		backend_exception_decode(m, exit,
+					 (uint8_t)(port == PORT_INT80 ? VECTOR_INT80 : port),
 					 v->regs.rsp, err);
 		return 0;
 	}
@@ -369,20 +281,6 @@ static int hardware_enter(struct machine *m, struct vcpu_exit *exit, struct rame
 
 /* ---- bases ---- */
 
-static int kernel_gs_msr(struct machine *m, unsigned long request, uint64_t *value)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msrs = { .head = { .nmsrs = 1 }, .entry = { .index = MSR_KERNEL_GS_BASE, .data = *value } };
-	int n = ioctl(m->vcpu_fd, request, &msrs);
-
-	if (n != 1)
-		return n < 0 ? -errno : -EIO;
-	*value = msrs.entry.data;
-	return 0;
-}
-
 /* The active base is in the registers shared with KVM; NULL for the other GS. */
 static uint64_t *base_slot(struct machine *m, enum segment_base base)
 {
@@ -399,20 +297,28 @@ static int hardware_base_get(struct machine *m, enum segment_base base, uint64_t
 {
 	const uint64_t *slot = base_slot(m, base);
 
-	if (!slot)
-		return kernel_gs_msr(m, KVM_GET_MSRS, value);
-	*value = *slot;
-	return 0;
+	struct kvm_msr_entry inactive = { .index = MSR_KERNEL_GS_BASE };
+	int rc;
+
+	if (slot) {
+		*value = *slot;
+		return 0;
+	}
+	rc = backend_msrs(m, KVM_GET_MSRS, &inactive, 1);
+	if (!rc)
+		*value = inactive.data;
+	return rc;
 }
 
 static int hardware_base_set(struct machine *m, enum segment_base base, uint64_t value)
 {
+	struct kvm_msr_entry inactive = { .index = MSR_KERNEL_GS_BASE, .data = value };
 	uint64_t *slot = base_slot(m, base);
 
 	if (!trap_canonical(value))
 		return -EINVAL;
 	if (!slot)
-		return kernel_gs_msr(m, KVM_SET_MSRS, &value);
+		return backend_msrs(m, KVM_SET_MSRS, &inactive, 1);
 	*slot = value;
 	hardware_get(m)->dirty |= KVM_SYNC_X86_SREGS;
 	return 0;
