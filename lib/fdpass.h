@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#define FDPASS_MAX 16
+#define FDPASS_MAX 64
 
 /* Sends one datagram with `nfds` (<= FDPASS_MAX) descriptors, which stay the
  * caller's. Never blocks. Returns 0, -EAGAIN when the socket is full, -errno. */

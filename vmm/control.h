@@ -7,9 +7,23 @@
  * bytes between it and the guest's agent channel (guest/channel.h) and never
  * looks inside. The worker jails itself, answers with CONTROL_READY, and waits.
  *
- * The daemon sends CONTROL_BOOT once; the worker then runs the guest until it
- * ends and reports CONTROL_ENDED as its last message before it exits with
- * status 0. When the control socket closes, the worker exits. */
+ * A worker becomes a guest in one of two ways. CONTROL_BOOT starts a kernel.
+ * CONTROL_SHELL makes it a shell: a virtual machine over reserved, unmapped
+ * memory, which CONTROL_RESTORE later gives memory layers and machine state
+ * and CONTROL_RUN starts. Either way the guest runs until it ends and the worker
+ * reports CONTROL_ENDED as its last message before it exits with status 0. When
+ * the control socket closes, the worker exits.
+ *
+ * A fork or freeze: CONTROL_PAUSE stops the guest at an instruction boundary and
+ * writes its state and the ranges of changed memory into the bundle (a memfd of
+ * the daemon's). Then either CONTROL_RESUME, and nothing has happened, or
+ * CONTROL_DONATE: the guest is retired, and the worker copies those ranges into
+ * the new layer, on demand of the children it is told of with CONTROL_CHILD and
+ * otherwise in the background, until CONTROL_FILLED. It exits when the daemon
+ * closes the socket.
+ *
+ * Order for the daemon: it sends no agent bytes from before CONTROL_PAUSE until
+ * the answer, so that the stream to the guest is at a frame boundary. */
 #ifndef RAMET_VMM_CONTROL_H
 #define RAMET_VMM_CONTROL_H
 
@@ -24,6 +38,13 @@ enum control_type {
 	/* Daemon to worker. */
 	CONTROL_BOOT = 1,  /* struct control_boot + kernel fd + initrd fds */
 	CONTROL_STATS = 2, /* [CONTROL_STATS_REPLY] */
+	CONTROL_SHELL = 3, /* [CONTROL_SHELL_READY] struct control_shell, /dev/userfaultfd */
+	CONTROL_RESTORE = 4, /* [CONTROL_RESTORED] struct control_restore, bundle, layer fds */
+	CONTROL_RUN = 5,    /* [CONTROL_BOOTED] starts or continues a restored guest */
+	CONTROL_PAUSE = 6,  /* [CONTROL_PAUSED] struct control_pause, bundle (read-write) */
+	CONTROL_RESUME = 7, /* no reply; after CONTROL_PAUSED */
+	CONTROL_DONATE = 8, /* [CONTROL_FILLED] struct control_donate, layer (read-write) */
+	CONTROL_CHILD = 9,  /* no reply; struct control_child, the child's userfaultfd */
 
 	/* Worker to daemon. */
 	CONTROL_READY = 64,  /* struct control_ready */
@@ -32,6 +53,11 @@ enum control_type {
 	CONTROL_CONSOLE = 67, /* struct control_console + bytes the guest printed */
 	CONTROL_STATS_REPLY = 68, /* struct control_stats */
 	CONTROL_ENDED = 69,  /* struct control_ended */
+	CONTROL_SHELL_READY = 70, /* struct control_header */
+	CONTROL_RESTORED = 71, /* struct control_restored, its userfaultfd if layers are filling */
+	CONTROL_PAUSED = 72, /* struct control_paused */
+	CONTROL_FILLED = 73, /* struct control_filled */
+	CONTROL_FAILED = 74, /* struct control_failed: the request was refused, nothing changed */
 };
 
 enum isolation_mode {
@@ -80,6 +106,85 @@ struct control_stats {
 	uint64_t blocked_ns; /* time the vCPU was idle */
 	uint64_t channel_to_host;  /* bytes */
 	uint64_t channel_to_guest; /* bytes */
+};
+
+struct control_shell {
+	struct control_header header;
+	uint64_t ram_bytes;
+	uint32_t isolation;
+	uint32_t plain;
+};
+
+#define CONTROL_LAYERS_MAX 48u
+#define CONTROL_BUNDLE_MAX (256u * 1024)
+
+/* The bundle is the machine state, then the encoded extent map (uffd/extent_map.h);
+ * layer i of the map is descriptor i + 1. */
+struct control_restore {
+	struct control_header header;
+	uint64_t state_bytes;
+	uint64_t map_bytes;
+	uint32_t layer_count;
+	uint32_t reserved;
+	uint64_t filling; /* bit i: layer i still has holes that its donor will fill */
+};
+
+/* Sent as soon as the memory is in place and, where layers are filling, watched:
+ * the daemon hands `base` and the descriptor to the donors. The state is applied
+ * after that, and touching memory for it may need them. */
+struct control_restored {
+	struct control_header header;
+	uint64_t base; /* the worker's address of gpa 0 */
+	uint64_t stitch_ns;
+	uint32_t extents;
+	uint32_t reserved;
+};
+
+struct control_pause {
+	struct control_header header;
+	uint32_t full;       /* 1: all memory that is not zero, for a template's image */
+	uint32_t gap_pages;  /* merge ranges over gaps up to this */
+	uint32_t ranges_max; /* and then down to this many */
+	uint32_t reserved;
+};
+
+/* The bundle then holds the machine state, and behind it `range_count` pairs of
+ * uint64_t: start and end gpa of the changed memory. */
+struct control_paused {
+	struct control_header header;
+	uint64_t state_bytes;
+	uint32_t range_count;
+	uint32_t reserved;
+	uint64_t dirty_pages; /* changed, before gaps were merged in */
+	uint64_t range_pages;
+	uint64_t channel_to_host;  /* bytes that went through the channel socket, ever */
+	uint64_t channel_to_guest;
+	uint64_t pause_ns; /* from the request to the guest being stopped */
+	uint64_t state_ns; /* from there to this message */
+};
+
+struct control_donate {
+	struct control_header header;
+	uint64_t reserved;
+};
+
+struct control_child {
+	struct control_header header;
+	uint64_t base; /* as in its control_restored */
+};
+
+struct control_filled {
+	struct control_header header;
+	uint64_t pages;
+	uint64_t demanded_pages; /* of those, asked for by children */
+	uint64_t fill_ns;
+};
+
+struct control_failed {
+	struct control_header header;
+	uint32_t request; /* enum control_type */
+	uint32_t code;    /* errno */
+	char text[480];
 };
 
 enum end_reason {
