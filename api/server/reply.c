@@ -40,6 +40,7 @@ static const struct error_kind error_kinds[] = {
 	{ ETIMEDOUT, 504, "timed_out" },
 	{ ENOSPC, 507, "no_space" },
 	{ EDQUOT, 507, "no_space" },
+	{ EIO, 500, "sandbox_failed" },
 	{ ECONNRESET, 500, "sandbox_died" },
 	{ EPIPE, 500, "sandbox_died" },
 	{ EPROTO, 500, "sandbox_died" },
@@ -159,6 +160,8 @@ void reply_engine_error(struct request *request, const struct ramet_err *err)
 
 	if (err->code == ENOENT && request->ops && request->ops->missing)
 		code = request->ops->missing;
+	if (err->code == EIO && request->ops && request->ops->failed)
+		code = request->ops->failed;
 	reply_error(request, kind->status, code, "%s",
 		    err->msg[0] ? err->msg : "the operation failed");
 }

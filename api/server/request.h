@@ -21,6 +21,7 @@ struct request_ops {
 	size_t json_max; /* > 0: the body is JSON of at most this size, collected for end() */
 	const char *const *params; /* allowed query parameters, NULL-terminated; NULL: none */
 	const char *missing; /* error code for ENOENT from the engine; NULL: the general one */
+	const char *failed;  /* the same for EIO */
 	void (*begin)(struct request *request);
 	/* Takes body bytes; returns how many. When it takes fewer it must have
 	 * arranged for request_wake(). NULL: the request has no body. */

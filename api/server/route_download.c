@@ -255,6 +255,7 @@ static void download_end(struct request *request)
 const struct request_ops route_download = {
 	.params = download_query,
 	.missing = "path_not_found",
+	.failed = "io_error",
 	.end = download_end,
 	.release = download_release,
 };

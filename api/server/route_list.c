@@ -131,6 +131,7 @@ static void list_end(struct request *request)
 const struct request_ops route_list = {
 	.params = list_query,
 	.missing = "path_not_found",
+	.failed = "io_error",
 	.end = list_end,
 	.release = list_release,
 };

@@ -108,6 +108,7 @@ static void upload_release(struct request *request)
 const struct request_ops route_upload = {
 	.params = upload_query,
 	.missing = "path_not_found",
+	.failed = "io_error",
 	.begin = upload_begin,
 	.body = upload_body,
 	.end = upload_end,

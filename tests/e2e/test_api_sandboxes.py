@@ -42,7 +42,7 @@ class InfoTest(SandboxCase):
     @needs_guest
     def test_console_shows_the_kernel_booting(self):
         reply = self.api.get(f"{self.base}/console")
-        self.assertIn(b"Linux version", reply.body)
+        self.assertIn(b"about to get started", reply.body)
 
     @needs_guest
     def test_guest_is_a_machine_of_its_own(self):
@@ -169,14 +169,28 @@ class LifecycleTest(unittest.TestCase):
     @needs_guest
     def test_guest_that_powers_off_is_reported(self):
         sandbox = self.api.create()
-        self.api.post(f"/v1/sandboxes/{sandbox}/exec?stream=false",
-                      {"code": "poweroff -f", "language": "bash"})
+        reply = self.api.post(f"/v1/sandboxes/{sandbox}/exec?stream=false",
+                              {"code": "echo o > /proc/sysrq-trigger; sleep 60",
+                               "language": "bash"})
+        self.assertEqual((reply.status, reply.error), (500, "sandbox_failed"))
+        self.assertIn("powered off", reply.message)
         harness.eventually(
             lambda: self.api.get(f"/v1/sandboxes/{sandbox}").json["state"] == "failed",
             "the sandbox has failed")
         self.assertTrue(self.api.get(f"/v1/sandboxes/{sandbox}").json["reason"])
         reply = self.api.post(f"/v1/sandboxes/{sandbox}/exec", {"code": "1"})
         self.assertEqual((reply.status, reply.error), (409, "sandbox_failed"))
+        self.assertIn(b"Power down", self.api.get(f"/v1/sandboxes/{sandbox}/console").body)
+        self.api.close(sandbox)
+
+    @needs_guest
+    def test_guest_kernel_panic_is_reported(self):
+        sandbox = self.api.create()
+        reply = self.api.post(f"/v1/sandboxes/{sandbox}/exec?stream=false",
+                              {"code": "echo c > /proc/sysrq-trigger; sleep 60",
+                               "language": "bash"})
+        self.assertEqual((reply.status, reply.error), (500, "sandbox_failed"))
+        self.assertIn("panic", self.api.get(f"/v1/sandboxes/{sandbox}").json["reason"])
         self.api.close(sandbox)
 
 
@@ -198,7 +212,7 @@ class LimitTest(unittest.TestCase):
 
 
 @needs_root
-@unittest.skipIf(harness.WORKER == "real", "scripted failures need the fake worker")
+@unittest.skipUnless(harness.FAKE_WORKER.exists(), "the fake worker is not built")
 class BrokenWorkerTest(unittest.TestCase):
     """A guest or worker that fails is an answer with a reason, and leaves nothing."""
 
@@ -212,7 +226,7 @@ class BrokenWorkerTest(unittest.TestCase):
     }
 
     def test_create_fails_with_a_reason(self):
-        daemon = harness.Daemon().start()
+        daemon = harness.Daemon(worker="fake").start()
         api = daemon.api()
         try:
             for number, (script, status) in enumerate(self.SCRIPTS.items()):
@@ -227,7 +241,7 @@ class BrokenWorkerTest(unittest.TestCase):
             daemon.destroy()
 
     def test_broken_agent_ends_the_exec_with_an_error(self):
-        daemon = harness.Daemon().start()
+        daemon = harness.Daemon(worker="fake").start()
         api = daemon.api()
         daemon.add_template("scripted", "agent")
         try:

@@ -295,7 +295,8 @@ class SandboxTest(CliCase):
 
     @needs_guest
     def test_console(self):
-        self.assertIn(b"Linux version", self.assert_runs("console", self.sandbox).stdout)
+        self.assertIn(b"about to get started",
+                      self.assert_runs("console", self.sandbox).stdout)
 
 
 class DoctorTest(CliCase):
