@@ -22,6 +22,7 @@
 #define XEN_LEAF_TIME (XEN_LEAF + 3)
 #define XEN_VERSION_ANSWER ((4u << 16) | 17u)
 #define CPUID_ENTRIES_MAX 128
+#define SUPPORTED_MAX 256u
 
 static struct cpuid_result native(uint32_t leaf, uint32_t subleaf)
 {
@@ -31,15 +32,61 @@ static struct cpuid_result native(uint32_t leaf, uint32_t subleaf)
 	return r;
 }
 
-uint64_t cpuid_xcr0(int kvm_fd)
+static const struct kvm_cpuid_entry2 *supported_entry(const struct kvm_cpuid2 *t, uint32_t leaf,
+						      uint32_t subleaf)
 {
-	struct cpuid_result r;
+	for (uint32_t i = 0; i < t->nent; i++)
+		if (t->entries[i].function == leaf && t->entries[i].index == subleaf)
+			return &t->entries[i];
+	return NULL;
+}
 
-	(void)kvm_fd;
+int cpuid_supported_load(struct machine *m, struct ramet_err *err)
+{
+	cleanup_free struct kvm_cpuid2 *t =
+		calloc(1, sizeof(*t) + SUPPORTED_MAX * sizeof(t->entries[0]));
+
+	if (m->probe.cpuid_native)
+		return 0;
+	if (!t)
+		return err_set(err, ENOMEM, "no memory for the CPUID table");
+	t->nent = SUPPORTED_MAX;
+	if (ioctl(m->kvm_fd, KVM_GET_SUPPORTED_CPUID, t))
+		return err_errno(err, errno, "KVM_GET_SUPPORTED_CPUID");
+	m->cpuid_supported = t;
+	t = NULL;
+	return 0;
+}
+
+/* Takes away features that the processor has but KVM does not give to guests. */
+static void limit(const struct machine *m, uint32_t leaf, uint32_t subleaf, struct cpuid_result *r)
+{
+	static const struct kvm_cpuid_entry2 none;
+	const struct kvm_cpuid_entry2 *e;
+
+	if (!m->cpuid_supported)
+		return;
+	e = supported_entry(m->cpuid_supported, leaf, subleaf);
+	if (!e)
+		e = &none;
+	if (leaf == 1 || leaf == 0x80000001 || (leaf == 7 && subleaf == 0)) {
+		r->ecx &= e->ecx;
+		r->edx &= e->edx;
+	}
+	if (leaf == 7 && subleaf == 0)
+		r->ebx &= e->ebx;
+	if ((leaf == 7 && subleaf) || (leaf == 0xd && subleaf == 1))
+		r->eax &= e->eax;
+}
+
+uint64_t cpuid_xcr0(const struct kvm_cpuid2 *supported)
+{
+	const struct kvm_cpuid_entry2 *e = supported ? supported_entry(supported, 0xd, 0) : NULL;
+	uint64_t limits = !supported ? ~0ull : e ? e->eax : 0;
+
 	if (native(0, 0).eax < 0xd || !(native(1, 0).ecx & BIT32(26)))
 		return 3;
-	r = native(0xd, 0);
-	return (r.eax & XCR0_WANTED) | 3;
+	return (native(0xd, 0).eax & XCR0_WANTED & limits) | 3;
 }
 
 /* Size of the XSAVE area for the exposed XCR0: standard and compacted forms
@@ -209,6 +256,7 @@ void cpuid_query(const struct machine *m, uint32_t leaf, uint32_t subleaf,
 	if (leaf > native(leaf & 0x80000000u, 0).eax)
 		return;
 	*result = native(leaf, subleaf);
+	limit(m, leaf, subleaf, result);
 	filter(m, leaf, subleaf, result);
 }
 

@@ -14,9 +14,13 @@ struct cpuid_result {
 	uint32_t eax, ebx, ecx, edx;
 };
 
+/* Asks KVM which features it can give to guests, where CPUID at CPL 3 is
+ * answered by KVM (m->cpuid_supported, else NULL). 0 or -errno. */
+int cpuid_supported_load(struct machine *m, struct ramet_err *err);
+
 /* XCR0 bits that are exposed: x87, SSE, AVX and AVX-512, as far as the host and
- * this KVM have them. */
-uint64_t cpuid_xcr0(int kvm_fd);
+ * `supported` (NULL: no limits) have them. */
+uint64_t cpuid_xcr0(const struct kvm_cpuid2 *supported);
 
 /* Answers one leaf; unknown leaves are zero. */
 void cpuid_query(const struct machine *m, uint32_t leaf, uint32_t subleaf,

@@ -18,6 +18,8 @@
 
 #define M2P_INVALID (~0ull)
 
+enum memory_slot { SLOT_MEMORY, SLOT_HV, SLOT_M2P, SLOT_ALIAS };
+
 static int map_anonymous(size_t size, uint8_t **p, const char *what, struct ramet_err *err)
 {
 	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -49,10 +51,10 @@ static int m2p_create(struct machine *m, struct ramet_err *err)
 }
 
 static int slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
-		    bool readonly, struct ramet_err *err)
+		    uint32_t flags, struct ramet_err *err)
 {
 	struct kvm_userspace_memory_region region = { .slot = slot,
-						      .flags = readonly ? KVM_MEM_READONLY : 0,
+						      .flags = flags,
 						      .guest_phys_addr = gpa,
 						      .memory_size = size,
 						      .userspace_addr = (uint64_t)host };
@@ -65,21 +67,31 @@ static int slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t siz
 
 int machine_alias_ram(struct machine *m, struct ramet_err *err)
 {
-	return slot_set(m, 3, ALIAS_GPA, m->mem.ram_bytes, m->mem.base, false, err);
+	int rc = slot_set(m, SLOT_ALIAS, ALIAS_GPA, m->mem.ram_bytes, m->mem.base,
+			  m->shell ? KVM_MEM_LOG_DIRTY_PAGES : 0, err);
+
+	m->aliased = !rc;
+	return rc;
 }
 
 static int vm_create(struct machine *m, struct ramet_err *err)
 {
+	struct kvm_enable_cap manual_log = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+					     .args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE } };
 	int rc;
 
 	m->vm_fd = ioctl(m->kvm_fd, KVM_CREATE_VM, 0);
 	if (m->vm_fd < 0)
 		return err_errno(err, errno, "KVM_CREATE_VM");
-	rc = slot_set(m, 0, 0, m->mem.size, m->mem.base, false, err);
+	/* The log is read, never reset: reading must not protect pages again. */
+	if (m->shell && ioctl(m->vm_fd, KVM_ENABLE_CAP, &manual_log))
+		return err_errno(err, errno, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+	rc = slot_set(m, SLOT_MEMORY, 0, m->mem.size, m->mem.base,
+		      m->shell ? KVM_MEM_LOG_DIRTY_PAGES : 0, err);
 	if (!rc)
-		rc = slot_set(m, 1, HV_GPA, HV_SIZE, m->hv, false, err);
+		rc = slot_set(m, SLOT_HV, HV_GPA, HV_SIZE, m->hv, 0, err);
 	if (!rc)
-		rc = slot_set(m, 2, M2P_GPA, m->m2p_size, m->m2p, true, err);
+		rc = slot_set(m, SLOT_M2P, M2P_GPA, m->m2p_size, m->m2p, KVM_MEM_READONLY, err);
 	return rc;
 }
 
@@ -98,9 +110,11 @@ static int vcpu_create(struct machine *m, struct ramet_err *err)
 	m->run = run;
 	m->run_size = (size_t)size;
 	rc = time_init(m, err);
+	if (!rc)
+		rc = cpuid_supported_load(m, err);
 	if (rc)
 		return rc;
-	m->xcr0 = cpuid_xcr0(m->kvm_fd);
+	m->xcr0 = cpuid_xcr0(m->cpuid_supported);
 	return cpuid_install(m, err);
 }
 
@@ -143,9 +157,9 @@ static const struct vcpu_ops *ops_choose(const struct probe_result *probe)
 	return probe->kind == KVM_KIND_HARDWARE ? &vcpu_ops_hardware : &vcpu_ops_software;
 }
 
-int machine_create(struct machine *m, int kvm_fd, const struct probe_result *probe,
-		   uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
-		   struct ramet_err *err)
+static int create(struct machine *m, int kvm_fd, const struct probe_result *probe,
+		  uint64_t ram_bytes, enum isolation_mode isolation, bool plain, bool shell,
+		  struct ramet_err *err)
 {
 	int rc;
 
@@ -158,7 +172,9 @@ int machine_create(struct machine *m, int kvm_fd, const struct probe_result *pro
 	m->ops = ops_choose(probe);
 	if (isolation != ISOLATION_FULL && isolation != ISOLATION_FAST)
 		return err_set(err, EINVAL, "isolation mode %d does not exist", isolation);
-	rc = guest_memory_create(&m->mem, ram_bytes, err);
+	m->shell = shell;
+	rc = shell ? guest_memory_reserve(&m->mem, ram_bytes, err) :
+		     guest_memory_create(&m->mem, ram_bytes, err);
 	if (!rc)
 		rc = map_anonymous(HV_SIZE, &m->hv, "the hypervisor area", err);
 	if (!rc)
@@ -171,6 +187,48 @@ int machine_create(struct machine *m, int kvm_fd, const struct probe_result *pro
 		rc = signals_create(m, err);
 	if (rc)
 		machine_destroy(m);
+	return rc;
+}
+
+int machine_create(struct machine *m, int kvm_fd, const struct probe_result *probe,
+		   uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
+		   struct ramet_err *err)
+{
+	return create(m, kvm_fd, probe, ram_bytes, isolation, plain, false, err);
+}
+
+int machine_create_shell(struct machine *m, int kvm_fd, const struct probe_result *probe,
+			 uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
+			 struct ramet_err *err)
+{
+	return create(m, kvm_fd, probe, ram_bytes, isolation, plain, true, err);
+}
+
+static int dirty_log_add(const struct machine *m, uint32_t slot, uint64_t *log, size_t words,
+			 uint64_t *bitmap, struct ramet_err *err)
+{
+	struct kvm_dirty_log request = { .slot = slot, .dirty_bitmap = log };
+
+	if (ioctl(m->vm_fd, KVM_GET_DIRTY_LOG, &request))
+		return err_errno(err, errno, "KVM_GET_DIRTY_LOG of slot %u", slot);
+	for (size_t i = 0; i < words; i++)
+		bitmap[i] |= log[i];
+	return 0;
+}
+
+int machine_dirty_pages(const struct machine *m, uint64_t *bitmap, struct ramet_err *err)
+{
+	size_t words = m->mem.size / PAGE_SIZE / 64;
+	cleanup_free uint64_t *log = calloc(words, sizeof(*log));
+	int rc;
+
+	if (!log)
+		return err_set(err, ENOMEM, "no memory for the dirty log");
+	rc = dirty_log_add(m, SLOT_MEMORY, log, words, bitmap, err);
+	if (!rc && m->aliased)
+		rc = dirty_log_add(m, SLOT_ALIAS, log, m->mem.ram_bytes / PAGE_SIZE / 64, bitmap, err);
+	for (size_t i = 0; !rc && i < words; i++)
+		bitmap[i] |= m->mem.touched[i];
 	return rc;
 }
 
@@ -189,6 +247,7 @@ void machine_destroy(struct machine *m)
 		(void)munmap(m->m2p, m->m2p_size);
 	guest_memory_destroy(&m->mem);
 	free(m->backend);
+	free(m->cpuid_supported);
 	memset(m, 0, sizeof(*m));
 	m->kvm_fd = m->vm_fd = m->vcpu_fd = m->signal_fd = m->channel_fd = -1;
 }

@@ -111,6 +111,8 @@ struct machine {
 
 	enum isolation_mode isolation;
 	bool fast_path; /* hot paths run inside the guest */
+	bool shell;     /* memory is stitched in, changes are logged */
+	bool aliased;   /* machine_alias_ram() was called */
 	const struct vcpu_ops *ops;
 	struct probe_result probe;
 
@@ -127,6 +129,7 @@ struct machine {
 	uint32_t tsc_mul;
 	int8_t tsc_shift;
 	uint64_t xcr0; /* exposed to the guest */
+	struct kvm_cpuid2 *cpuid_supported; /* owned; NULL: KVM sets no limits */
 
 	/* Run loop. */
 	bool want_injection;
@@ -151,7 +154,17 @@ struct machine {
 int machine_create(struct machine *m, int kvm_fd, const struct probe_result *probe,
 		   uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
 		   struct ramet_err *err);
+/* A machine over reserved, unmapped memory, whose writes KVM logs: for
+ * state_apply() once layers have been stitched in. */
+int machine_create_shell(struct machine *m, int kvm_fd, const struct probe_result *probe,
+			 uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
+			 struct ramet_err *err);
 void machine_destroy(struct machine *m);
+
+/* Adds to `bitmap` (a bit per page of m->mem.size) what has changed since the
+ * shell was created: KVM's log and what the VMM touched itself. Does not reset
+ * either. 0 or -errno. Source: KVM API, KVM_GET_DIRTY_LOG. */
+int machine_dirty_pages(const struct machine *m, uint64_t *bitmap, struct ramet_err *err);
 
 /* Registers RAM a second time at ALIAS_GPA (layout.h). Costs the host about as
  * much kernel memory as the first. 0 or -errno. */
