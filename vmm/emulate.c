@@ -278,11 +278,3 @@ bool emulate_prefixed_cpuid(struct machine *m)
 	r->rip += sizeof(prefix);
 	return true;
 }
-
-bool emulate_is_int80(struct machine *m)
-{
-	uint8_t bytes[2];
-
-	return mmu_fetch(m, m->vcpu.regs.rip, bytes, sizeof(bytes)) == sizeof(bytes) &&
-	       bytes[0] == 0xcd && bytes[1] == 0x80;
-}

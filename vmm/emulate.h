@@ -16,7 +16,4 @@ bool emulate_privileged(struct machine *m);
 /* Emulates a CPUID with Xen's prefix at rip. False: not one. */
 bool emulate_prefixed_cpuid(struct machine *m);
 
-/* True when the bytes at rip are `int 0x80` (64-bit or compat code). */
-bool emulate_is_int80(struct machine *m);
-
 #endif
