@@ -260,12 +260,13 @@ void cpuid_query(const struct machine *m, uint32_t leaf, uint32_t subleaf,
 	filter(m, leaf, subleaf, result);
 }
 
-struct cpuid_table {
+union cpuid_table {
 	struct kvm_cpuid2 head;
-	struct kvm_cpuid_entry2 entries[CPUID_ENTRIES_MAX];
+	uint8_t room[sizeof(struct kvm_cpuid2) +
+		     CPUID_ENTRIES_MAX * sizeof(struct kvm_cpuid_entry2)];
 };
 
-static void table_add(const struct machine *m, struct cpuid_table *t, uint32_t leaf,
+static void table_add(const struct machine *m, union cpuid_table *t, uint32_t leaf,
 		      uint32_t subleaf, bool indexed)
 {
 	struct cpuid_result r;
@@ -273,7 +274,7 @@ static void table_add(const struct machine *m, struct cpuid_table *t, uint32_t l
 	if (t->head.nent == CPUID_ENTRIES_MAX)
 		return;
 	cpuid_query(m, leaf, subleaf, &r);
-	t->entries[t->head.nent++] =
+	t->head.entries[t->head.nent++] =
 		(struct kvm_cpuid_entry2){ .function = leaf,
 					   .index = subleaf,
 					   .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
@@ -289,7 +290,7 @@ static bool leaf_has_subleaves(uint32_t leaf)
 	       leaf == 0x8000001d || leaf == XEN_LEAF_TIME;
 }
 
-static void table_add_range(const struct machine *m, struct cpuid_table *t, uint32_t first,
+static void table_add_range(const struct machine *m, union cpuid_table *t, uint32_t first,
 			    uint32_t last)
 {
 	for (uint32_t leaf = first; leaf <= last; leaf++) {
@@ -300,7 +301,7 @@ static void table_add_range(const struct machine *m, struct cpuid_table *t, uint
 	}
 }
 
-static void table_build(const struct machine *m, struct cpuid_table *t)
+static void table_build(const struct machine *m, union cpuid_table *t)
 {
 	table_add_range(m, t, 0, native(0, 0).eax & 0x1f);
 	table_add_range(m, t, XEN_LEAF, XEN_LEAF + 4);
@@ -309,12 +310,12 @@ static void table_build(const struct machine *m, struct cpuid_table *t)
 
 uint64_t cpuid_hash(const struct machine *m)
 {
-	struct cpuid_table t = { 0 };
+	union cpuid_table t = { .room = { 0 } };
 	uint64_t hash = 0;
 
 	table_build(m, &t);
 	for (uint32_t i = 0; i < t.head.nent; i++) {
-		const struct kvm_cpuid_entry2 *e = &t.entries[i];
+		const struct kvm_cpuid_entry2 *e = &t.head.entries[i];
 		const uint32_t words[] = { e->function, e->index, e->eax, e->ebx, e->ecx, e->edx };
 
 		if (e->function != XEN_LEAF_TIME)
@@ -336,13 +337,13 @@ static void vendor_hide(struct kvm_cpuid_entry2 *leaf0)
 
 int cpuid_install(struct machine *m, struct ramet_err *err)
 {
-	cleanup_free struct cpuid_table *t = calloc(1, sizeof(*t));
+	cleanup_free union cpuid_table *t = calloc(1, sizeof(*t));
 
 	if (!t)
 		return err_set(err, ENOMEM, "no memory for the CPUID table");
 	table_build(m, t);
 	if (m->probe.cpuid_native)
-		vendor_hide(&t->entries[0]);
+		vendor_hide(&t->head.entries[0]);
 	if (ioctl(m->vcpu_fd, KVM_SET_CPUID2, t))
 		return err_errno(err, errno, "KVM_SET_CPUID2 with %u entries", t->head.nent);
 	return 0;

@@ -17,6 +17,7 @@
 #include "vmm/timekeeping.h"
 
 #define M2P_INVALID (~0ull)
+#define KERNEL_SIGSET_BYTES 8u
 
 enum memory_slot { SLOT_MEMORY, SLOT_HV, SLOT_M2P, SLOT_ALIAS };
 
@@ -129,14 +130,15 @@ static void signals_of_interest(sigset_t *set)
  * EINTR, elsewhere they wait in the signalfd. So no handler and no race. */
 static int signals_create(struct machine *m, struct ramet_err *err)
 {
-	struct {
-		struct kvm_signal_mask head;
-		uint64_t set; /* the kernel's sigset_t: blocked while the guest runs */
-	} __attribute__((packed)) mask = { .head = { .len = sizeof(uint64_t) } };
+	union {
+		struct kvm_signal_mask head; /* the kernel's sigset_t: blocked while the guest runs */
+		uint8_t room[sizeof(struct kvm_signal_mask) + KERNEL_SIGSET_BYTES];
+	} mask = { .room = { 0 } };
 	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM };
 	sigset_t set;
 	timer_t timer;
 
+	mask.head.len = KERNEL_SIGSET_BYTES;
 	signals_of_interest(&set);
 	if (sigprocmask(SIG_BLOCK, &set, NULL))
 		return err_errno(err, errno, "sigprocmask");

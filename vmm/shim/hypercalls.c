@@ -151,7 +151,7 @@ static int new_base(uint64_t gpa, bool user)
 
 static int extended_one(const volatile uint32_t *op)
 {
-	uint64_t argument = *(const volatile uint64_t *)(op + 2);
+	uint64_t argument = *(const volatile uint64_t *)(const volatile void *)(op + 2);
 
 	switch (op[0]) {
 	case EXT_NEW_BASEPTR:
