@@ -5,6 +5,8 @@
 
 #include "vmm/evtchn.h"
 
+#define LAST_WORDS_MAX 400u
+
 void console_output(struct machine *m, const char *data, size_t len)
 {
 	size_t room = sizeof(m->console_tail);
@@ -23,6 +25,22 @@ void console_output(struct machine *m, const char *data, size_t len)
 	}
 	memcpy(m->console_tail + m->console_tail_len, data, len);
 	m->console_tail_len += len;
+}
+
+const char *console_last_words(const struct machine *m, size_t *len)
+{
+	static const char panic[] = "Kernel panic";
+	const char *end = m->console_tail + m->console_tail_len;
+	const char *at = memmem(m->console_tail, m->console_tail_len, panic, sizeof(panic) - 1);
+	const char *newline = at ? memchr(at, '\n', (size_t)(end - at)) : NULL;
+
+	if (!at)
+		at = end - (m->console_tail_len < LAST_WORDS_MAX ? m->console_tail_len :
+								   LAST_WORDS_MAX);
+	*len = (size_t)((newline ? newline : end) - at);
+	if (*len && at[*len - 1] == '\r')
+		--*len;
+	return at;
 }
 
 void console_drain(struct machine *m)

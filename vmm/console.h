@@ -11,6 +11,10 @@
 /* Takes what the guest has written to the ring. */
 void console_drain(struct machine *m);
 
+/* What the guest said about its crash: the line that names a kernel panic, else
+ * the end of its output. Points into m->console_tail. */
+const char *console_last_words(const struct machine *m, size_t *len);
+
 /* Passes output on: used by the ring and by HYPERVISOR_console_io. */
 void console_output(struct machine *m, const char *data, size_t len);
 

@@ -23,13 +23,16 @@
 
 #define INITRD_TOP 0xf0000000ull /* Linux wants it below 4 GiB */
 #define INITRD_ALIGN 4u          /* initramfs archives start at 4-byte boundaries */
+#define INITRD_LOW 0x100000ull   /* lowest place: the first MiB is the BIOS's to Linux */
 #define BOOT_SLACK 0x80000ull    /* mapped room the ABI promises behind the last structure */
+#define BOOT_MAPPED_ALIGN 0x400000ull
 #define TABLE_ACCESS (PTE_PRESENT | PTE_WRITE | PTE_USER | PTE_ACCESSED | PTE_DIRTY)
 
 /* Guest-physical places of the start-of-day structures. */
 struct layout {
 	uint64_t p2m, start_info, store, console, tables, stack;
 	uint64_t table_count, l1_count, mapped_end;
+	uint64_t end; /* of all of these and the kernel */
 	uint64_t initrd, initrd_size;
 };
 
@@ -49,16 +52,19 @@ static int layout_compute(const struct machine *m, const struct kernel_image *ke
 	l->store = l->start_info + PAGE_SIZE;
 	l->console = l->store + PAGE_SIZE;
 	l->tables = l->console + PAGE_SIZE;
-	/* Map past the tables themselves: 4 MiB holds the tables of 2 GiB. */
-	l->mapped_end = (l->tables + (4ull << 20) + BOOT_SLACK + 0x3fffff) & ~0x3fffffull;
-	l->l1_count = l->mapped_end >> 21;
-	l->table_count = 3 + l->l1_count;
-	l->stack = l->tables + l->table_count * PAGE_SIZE;
-	if (l->l1_count > 512 || l->stack + PAGE_SIZE + BOOT_SLACK > l->mapped_end ||
-	    l->stack + PAGE_SIZE > m->mem.ram_bytes)
+	/* The tables must map themselves as well. */
+	l->mapped_end = l->tables & ~(BOOT_MAPPED_ALIGN - 1);
+	do {
+		l->mapped_end += BOOT_MAPPED_ALIGN;
+		l->l1_count = l->mapped_end >> 21;
+		l->table_count = 3 + l->l1_count;
+		l->stack = l->tables + l->table_count * PAGE_SIZE;
+		l->end = l->stack + PAGE_SIZE + BOOT_SLACK;
+	} while (l->end > l->mapped_end);
+	if (l->l1_count > 512 || l->end > m->mem.ram_bytes)
 		return err_set(err, ENOMEM,
 			       "the kernel and its tables need %llu MiB: give the sandbox more memory",
-			       (unsigned long long)((l->stack + PAGE_SIZE) >> 20));
+			       (unsigned long long)((l->end + (1u << 20) - 1) >> 20));
 	return 0;
 }
 
@@ -98,8 +104,17 @@ static int initrd_read(const struct machine *m, int fd, uint64_t *at, uint64_t e
 	return 0;
 }
 
-static int initrd_load(struct machine *m, const struct domain_config *config, struct layout *l,
-		       struct ramet_err *err)
+/* As high as possible in [low, high). False when it does not fit. */
+static bool initrd_place(struct layout *l, uint64_t low, uint64_t high)
+{
+	if (l->initrd_size > high)
+		return false;
+	l->initrd = (high - l->initrd_size) & PAGE_MASK;
+	return l->initrd >= low;
+}
+
+static int initrd_load(struct machine *m, const struct domain_config *config,
+		       const struct kernel_image *kernel, struct layout *l, struct ramet_err *err)
 {
 	uint64_t top = m->mem.ram_bytes < INITRD_TOP ? m->mem.ram_bytes : INITRD_TOP;
 	uint64_t at;
@@ -107,12 +122,12 @@ static int initrd_load(struct machine *m, const struct domain_config *config, st
 
 	if (rc || !l->initrd_size)
 		return rc;
-	if (l->initrd_size > top || ((top - l->initrd_size) & PAGE_MASK) < l->mapped_end)
+	/* Above the kernel and its tables; in small guests in the gap below. */
+	if (!initrd_place(l, l->end, top) && !initrd_place(l, INITRD_LOW, kernel->start))
 		return err_set(err, ENOMEM,
 			       "an initrd of %llu MiB does not fit into %llu MiB of guest memory",
 			       (unsigned long long)(l->initrd_size >> 20),
 			       (unsigned long long)(m->mem.ram_bytes >> 20));
-	l->initrd = (top - l->initrd_size) & PAGE_MASK;
 	at = l->initrd;
 	for (unsigned int i = 0; i < config->initrd_count; i++) {
 		rc = initrd_read(m, config->initrd_fds[i], &at, l->initrd + l->initrd_size);
@@ -185,7 +200,7 @@ int domain_build(struct machine *m, const struct domain_config *config, struct r
 	if (!rc)
 		rc = layout_compute(m, &kernel, &l, err);
 	if (!rc)
-		rc = initrd_load(m, config, &l, err);
+		rc = initrd_load(m, config, &kernel, &l, err);
 	if (rc)
 		return rc;
 	evtchn_init(m);

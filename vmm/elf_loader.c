@@ -48,6 +48,8 @@ static int segment_load(const struct guest_memory *mem, int fd, const Elf64_Phdr
 	if (rc)
 		return err_errno(err, -rc, "cannot read the kernel's segment at %#llx",
 				 (unsigned long long)ph->p_paddr);
+	if (ph->p_paddr < image->start)
+		image->start = ph->p_paddr;
 	if (ph->p_paddr + ph->p_memsz > image->end)
 		image->end = ph->p_paddr + ph->p_memsz;
 	return 0;
@@ -115,7 +117,7 @@ static int header_check(const Elf64_Ehdr *eh, struct ramet_err *err)
 int kernel_load(const struct guest_memory *mem, int fd, struct kernel_image *image,
 		struct ramet_err *err)
 {
-	struct kernel_image k = { 0 };
+	struct kernel_image k = { .start = UINT64_MAX };
 	Elf64_Phdr ph[PHDRS_MAX];
 	Elf64_Ehdr eh;
 	int rc;

@@ -10,7 +10,8 @@
 struct kernel_image {
 	uint64_t entry;     /* linear address of XEN_ELFNOTE_ENTRY */
 	uint64_t virt_base; /* XEN_ELFNOTE_VIRT_BASE: linear address of gpa 0 */
-	uint64_t end;       /* first gpa behind the kernel */
+	uint64_t start;     /* first gpa of the kernel */
+	uint64_t end;       /* first gpa behind it */
 };
 
 /* Copies the loadable segments of `fd` to their physical addresses. Every

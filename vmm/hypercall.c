@@ -226,6 +226,8 @@ static int64_t vcpu_op(struct machine *m, uint64_t command, uint64_t cpu, uint64
 static int64_t shutdown(struct machine *m, uint64_t va)
 {
 	struct sched_shutdown s;
+	const char *words;
+	size_t len;
 
 	if (mmu_copy_in(m, &s, va, sizeof(s)))
 		return -EFAULT;
@@ -238,8 +240,8 @@ static int64_t shutdown(struct machine *m, uint64_t va)
 		machine_end(m, END_REBOOT, "the guest asked for a reboot");
 		break;
 	case SHUTDOWN_crash:
-		machine_end(m, END_PANIC, "the guest kernel panicked: %.*s",
-			    (int)m->console_tail_len, m->console_tail);
+		words = console_last_words(m, &len);
+		machine_end(m, END_PANIC, "the guest kernel panicked: %.*s", (int)len, words);
 		break;
 	default:
 		machine_end(m, END_GUEST_FAULT, "the guest shut down for unsupported reason %u",

@@ -145,7 +145,7 @@ struct machine {
 	int channel_fd; /* -1: none */
 	bool channel_eof;
 	struct machine_sink sink;
-	char console_tail[1024];
+	char console_tail[4096];
 	size_t console_tail_len;
 };
 

@@ -33,7 +33,7 @@ struct bench {
 	struct channel_control *control;
 	int host; /* the daemon's end */
 	unsigned int connected;
-	char console[65536];
+	char console[1u << 17];
 	size_t console_len;
 };
 
@@ -487,17 +487,43 @@ static void a_console_outside_of_memory_is_ignored(void **state)
 static void the_last_output_is_kept(void **state)
 {
 	struct bench *b = *state;
-	char text[5000];
+	const size_t room = sizeof(b->m->console_tail);
+	char text[20000];
 
 	for (size_t i = 0; i < sizeof(text); i++)
 		text[i] = (char)pattern(i);
 	console_output(b->m, text, 10);
 	assert_int_equal(b->m->console_tail_len, 10);
-	console_output(b->m, text + 10, 1020);
-	assert_int_equal(b->m->console_tail_len, sizeof(b->m->console_tail));
-	assert_memory_equal(b->m->console_tail, text + 1030 - 1024, 1024);
+	console_output(b->m, text + 10, room - 4);
+	assert_int_equal(b->m->console_tail_len, room);
+	assert_memory_equal(b->m->console_tail, text + 6, room);
 	console_output(b->m, text, sizeof(text));
-	assert_memory_equal(b->m->console_tail, text + sizeof(text) - 1024, 1024);
+	assert_memory_equal(b->m->console_tail, text + sizeof(text) - room, room);
+}
+
+static void expect_words(struct bench *b, const char *words)
+{
+	size_t len;
+	const char *at = console_last_words(b->m, &len);
+
+	assert_int_equal(len, strlen(words));
+	assert_memory_equal(at, words, len);
+}
+
+static void the_panic_is_found_in_the_last_output(void **state)
+{
+	struct bench *b = *state;
+	char line[501] = "";
+
+	expect_words(b, "");
+	console_output(b->m, "short", 5);
+	expect_words(b, "short");
+	memset(line, 'x', sizeof(line) - 1);
+	console_output(b->m, line, sizeof(line) - 1);
+	expect_words(b, line + 100); /* the last 400 bytes */
+	console_output(b->m, "[ 1.0] Kernel panic - not syncing: why\r\n", 40);
+	console_output(b->m, line, sizeof(line) - 1);
+	expect_words(b, "Kernel panic - not syncing: why");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -524,6 +550,7 @@ int main(void)
 		TEST(hostile_console_indices_lose_output_only),
 		TEST(a_console_outside_of_memory_is_ignored),
 		TEST(the_last_output_is_kept),
+		TEST(the_panic_is_found_in_the_last_output),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

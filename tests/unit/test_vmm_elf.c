@@ -83,7 +83,7 @@ static int load_bytes(const void *data, size_t len, struct kernel_image *k, stru
 /* Loads and, for a failure, checks the promise about errors. */
 static int load(const struct image *i, struct ramet_err *err)
 {
-	const struct kernel_image mark = { 1, 2, 3 };
+	const struct kernel_image mark = { 1, 2, 3, 4 };
 	struct kernel_image k = mark;
 	struct guest_memory mem;
 	int rc;
@@ -125,6 +125,7 @@ static void a_kernel_is_loaded(void **unused)
 	assert_int_equal(load_bytes(i.bytes, i.size, &k, &err, &mem), 0);
 	assert_int_equal(k.entry, ENTRY);
 	assert_int_equal(k.virt_base, VIRT_BASE);
+	assert_int_equal(k.start, LOAD_GPA);
 	assert_int_equal(k.end, LOAD_GPA + 0x2000);
 	assert_int_equal(guest_read(&mem, LOAD_GPA, text, sizeof(text)), 0);
 	assert_memory_equal(text, i.bytes + TEXT_AT, 0x100);
