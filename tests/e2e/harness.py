@@ -69,8 +69,8 @@ def _choose_worker():
 
 WORKER = _choose_worker()
 
-needs_guest = unittest.skipIf(WORKER == "fake",
-                              f"needs a real guest: {real_worker_obstacle() or 'fake worker chosen'}")
+needs_guest = unittest.skipIf(
+    WORKER == "fake", f"needs a real guest: {real_worker_obstacle() or 'fake worker chosen'}")
 needs_root = unittest.skipIf(os.geteuid() != 0, "needs root: rametd makes namespaces and cgroups")
 
 
@@ -118,14 +118,14 @@ def descriptors_of(pid):
 
 
 def cgroup_directories(name):
-    """Directories called `name` in every cgroup hierarchy, with what is below."""
+    """Directories called `name` in every cgroup hierarchy, and those below them."""
     found = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, directory, kind, *_ = line.split()
         if kind not in ("cgroup", "cgroup2"):
             continue
         for path, _, _ in os.walk(directory):
-            if name in path:
+            if name in path.split("/"):
                 found.append(path)
     return found
 
@@ -173,6 +173,7 @@ class Daemon:
         self.socket = str(self.home / "sock")
         self.state = self.home / "state"
         self.process = None
+        self.cgroup = None  # the name of its directory in each hierarchy, see learn_cgroup()
         test = Path(sys.argv[0]).stem if sys.argv[0] else "test"
         LOGS.mkdir(parents=True, exist_ok=True)
         self.log = LOGS / f"rametd-{test}-{os.getpid()}-{Daemon.count}.log"
@@ -253,11 +254,27 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(DEADLINE)
+        if self.process is not None and self.process.returncode < 0:
+            self.start()  # cleans up after the one that was killed
+            self.stop()
         eventually(lambda: not processes_of(self.home), "all processes are gone")
         shutil.rmtree(self.home)
 
     def api(self):
         return Api(self.socket)
+
+    def learn_cgroup(self):
+        """Where its workers are confined; call it while there is one."""
+        for pid in processes_of(self.home):
+            found = re.search(r"/(ramet-[0-9a-f]{16})/", Path(f"/proc/{pid}/cgroup").read_text())
+            if found:
+                self.cgroup = found.group(1)
+                return self.cgroup
+        raise AssertionError("no process of the daemon is in a cgroup of its own")
+
+    def cgroups(self):
+        """Its directories in the cgroup hierarchies."""
+        return cgroup_directories(self.cgroup) if self.cgroup else []
 
     def usage(self):
         processes = processes_of(self.home)
@@ -273,7 +290,7 @@ class Daemon:
             memfds=memfds,
             files=files,
             mounts=len(Path("/proc/self/mounts").read_text().splitlines()),
-            cgroups=len(cgroup_directories("/ramet")),
+            cgroups=len(self.cgroups()),
         )
 
 

@@ -288,7 +288,8 @@ class QueueTest(SandboxCase):
         def run(name, code):
             replies[name] = self.run_code(code)
 
-        first = threading.Thread(target=run, args=("first", "import time; time.sleep(1); a = 'set'"))
+        first = threading.Thread(target=run,
+                                 args=("first", "import time; time.sleep(1); a = 'set'"))
         first.start()
         harness.eventually(lambda: self.api.get(self.base).json["execs"]["running"] == 1,
                            "the first exec runs")
@@ -302,7 +303,8 @@ class QueueTest(SandboxCase):
 
     def test_files_move_while_code_runs(self):
         path = harness.guest_directory() + "/beside"
-        stream = self.api.stream(self.sandbox, "import time\nprint('go', flush=True)\ntime.sleep(2)")
+        stream = self.api.stream(self.sandbox,
+                                 "import time\nprint('go', flush=True)\ntime.sleep(2)")
         next(stream)
         begin = time.monotonic()
         self.assertEqual(self.api.put(f"{self.base}/files?path={path}", b"x").status, 200)
@@ -316,7 +318,8 @@ class DisconnectTest(SandboxCase):
         return self.api.get(self.base).json["execs"] == {"running": 0, "waiting": 0}
 
     def test_client_that_leaves_a_stream_interrupts_the_code(self):
-        stream = self.api.stream(self.sandbox, "import time\nprint('go', flush=True)\ntime.sleep(600)")
+        stream = self.api.stream(self.sandbox,
+                                 "import time\nprint('go', flush=True)\ntime.sleep(600)")
         next(stream)
         stream.close()
         harness.eventually(self.idle, "the abandoned code ended")

@@ -143,7 +143,8 @@ class ModeTest(FileCase):
 
 class NameTest(FileCase):
     def test_names_with_blanks_and_unicode(self):
-        for name in ("with blank", "a+b&c=d%e?f#g", "\u00fcn\u00efc\u00f6de \u2713", "-dash", "new\nline"):
+        for name in ("with blank", "a+b&c=d%e?f#g", "\u00fcn\u00efc\u00f6de \u2713", "-dash",
+                     "new\nline"):
             with self.subTest(name=name):
                 self.upload(f"{self.directory}/{name}", b"x")
                 self.assertIn(name, self.entries(self.directory))

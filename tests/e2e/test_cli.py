@@ -51,8 +51,9 @@ class UsageTest(unittest.TestCase):
 
     def test_bad_arguments_are_usage_errors(self):
         for arguments in (("create", "x"), ("create", "--memory", "much"), ("create", "--bogus"),
-                          ("create", "--metadata", "x"), ("exec",), ("exec", "--timeout", "-1", "i"),
-                          ("exec", "--timeout", "nan", "i"), ("exec", "--output-limit", "0", "i"),
+                          ("create", "--metadata", "x"), ("exec",),
+                          ("exec", "--timeout", "-1", "i"), ("exec", "--timeout", "nan", "i"),
+                          ("exec", "--output-limit", "0", "i"),
                           ("exec", "-f", "x", "i", "code"), ("cp", "a"), ("cp", "a", "b"),
                           ("cp", "sbx_a:/x", "sbx_b:/y"), ("cp", "sbx_a:rel", "x"),
                           ("cp", "--mode", "9", "a", "sbx_b:/x"), ("ls", "a"), ("ls", "sbx_a:rel"),
@@ -90,6 +91,9 @@ class CliCase(SandboxCase):
         self.directory = harness.guest_directory()
         self.local = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="ramet-cli-")))
 
+    def remote(self, name):
+        return f"{self.sandbox}:{self.directory}/{name}"
+
     def ramet(self, *arguments, **options):
         return ramet(*arguments, socket=self.daemon.socket, **options)
 
@@ -118,12 +122,13 @@ class ExecTest(CliCase):
 
     def test_code_from_a_file(self):
         (self.local / "code.py").write_text("print('from file')\n")
-        self.assertEqual(self.assert_runs("exec", "-f", str(self.local / "code.py"), self.sandbox).stdout,
-                         b"from file\n")
+        process = self.assert_runs("exec", "-f", str(self.local / "code.py"), self.sandbox)
+        self.assertEqual(process.stdout, b"from file\n")
 
     def test_code_from_standard_input(self):
-        for arguments in (("exec", self.sandbox), ("exec", self.sandbox, "-"), ("exec", "-f", "-", self.sandbox)):
-            self.assertEqual(self.assert_runs(*arguments, stdin=b"print('in')").stdout, b"in\n")
+        for arguments in ((self.sandbox,), (self.sandbox, "-"), ("-f", "-", self.sandbox)):
+            process = self.assert_runs("exec", *arguments, stdin=b"print('in')")
+            self.assertEqual(process.stdout, b"in\n")
 
     def test_state_survives_between_calls(self):
         self.assert_runs("exec", self.sandbox, "cli_state = 5")
@@ -190,8 +195,8 @@ class CopyTest(CliCase):
     def test_100_mb_in_and_out(self):
         data = os.urandom(1 << 20) * 100
         (self.local / "big").write_bytes(data)
-        self.assert_runs("cp", str(self.local / "big"), f"{self.sandbox}:{self.directory}/big")
-        self.assert_runs("cp", f"{self.sandbox}:{self.directory}/big", str(self.local / "back"))
+        self.assert_runs("cp", str(self.local / "big"), self.remote("big"))
+        self.assert_runs("cp", self.remote("big"), str(self.local / "back"))
         self.assertEqual(hashlib.sha256((self.local / "back").read_bytes()).digest(),
                          hashlib.sha256(data).digest())
         self.run_code(f"rm -r {self.directory}", language="bash")
@@ -200,31 +205,31 @@ class CopyTest(CliCase):
         source = self.local / "script"
         source.write_text("#!/bin/sh\necho ran\n")
         source.chmod(0o750)
-        self.assert_runs("cp", str(source), f"{self.sandbox}:{self.directory}/")
-        self.assertEqual(self.run_code(f"stat -c %a {self.directory}/script; {self.directory}/script",
-                                       language="bash")["stdout"], "750\nran\n")
-        self.assert_runs("cp", f"{self.sandbox}:{self.directory}/script", str(self.local / "copy"))
+        self.assert_runs("cp", str(source), self.remote(""))
+        reply = self.run_code(f"cd {self.directory}; stat -c %a script; ./script", language="bash")
+        self.assertEqual(reply["stdout"], "750\nran\n")
+        self.assert_runs("cp", self.remote("script"), str(self.local / "copy"))
         self.assertEqual(stat.S_IMODE((self.local / "copy").stat().st_mode), 0o750)
 
     def test_mode_option(self):
         (self.local / "f").write_text("x")
-        self.assert_runs("cp", "--mode", "0600", str(self.local / "f"), f"{self.sandbox}:{self.directory}/f")
+        self.assert_runs("cp", "--mode", "0600", str(self.local / "f"), self.remote("f"))
         self.assertEqual(self.run_code(f"stat -c %a {self.directory}/f", language="bash")["stdout"],
                          "600\n")
 
     def test_standard_input_and_output(self):
-        self.assert_runs("cp", "-", f"{self.sandbox}:{self.directory}/piped", stdin=b"through a pipe")
-        self.assertEqual(self.assert_runs("cp", f"{self.sandbox}:{self.directory}/piped", "-").stdout,
+        self.assert_runs("cp", "-", self.remote("piped"), stdin=b"through a pipe")
+        self.assertEqual(self.assert_runs("cp", self.remote("piped"), "-").stdout,
                          b"through a pipe")
 
     def test_into_a_local_directory(self):
-        self.assert_runs("cp", "-", f"{self.sandbox}:{self.directory}/name", stdin=b"x")
-        self.assert_runs("cp", f"{self.sandbox}:{self.directory}/name", str(self.local))
+        self.assert_runs("cp", "-", self.remote("name"), stdin=b"x")
+        self.assert_runs("cp", self.remote("name"), str(self.local))
         self.assertEqual((self.local / "name").read_bytes(), b"x")
 
     def test_failed_download_leaves_the_target_alone(self):
         (self.local / "f").write_text("precious")
-        process = self.ramet("cp", f"{self.sandbox}:{self.directory}/none", str(self.local / "f"))
+        process = self.ramet("cp", self.remote("none"), str(self.local / "f"))
         self.assertEqual(process.returncode, 1)
         self.assertIn(b"No such file or directory", process.stderr)
         self.assertEqual(os.listdir(self.local), ["f"])
@@ -241,8 +246,7 @@ class CopyTest(CliCase):
         self.assertIn(b"is a directory", process.stderr)
 
     def test_json_tells_size_and_hash(self):
-        reply = json.loads(self.assert_runs("cp", "--json", "-", f"{self.sandbox}:{self.directory}/j",
-                                            stdin=b"").stdout)
+        reply = json.loads(self.assert_runs("cp", "--json", "-", self.remote("j")).stdout)
         self.assertEqual((reply["size"], reply["xxh3"]), (0, "2d06800538d394c2"))
 
 
@@ -267,14 +271,15 @@ class SandboxTest(CliCase):
     def test_ls_lists_sandboxes(self):
         lines = self.assert_runs("ls").stdout.decode().splitlines()
         self.assertTrue(lines[0].startswith("ID "))
-        self.assertTrue(any(line.startswith(self.sandbox + " ") and " ready " in line for line in lines))
+        self.assertTrue(any(line.startswith(self.sandbox + " ") and " ready " in line
+                            for line in lines))
 
     def test_ls_json(self):
         listed = json.loads(self.assert_runs("ls", "--json").stdout)["sandboxes"]
         self.assertIn(self.sandbox, [item["id"] for item in listed])
 
     def test_ls_of_a_directory(self):
-        self.assert_runs("cp", "-", f"{self.sandbox}:{self.directory}/f", stdin=b"123")
+        self.assert_runs("cp", "-", self.remote("f"), stdin=b"123")
         line = self.assert_runs("ls", f"{self.sandbox}:{self.directory}").stdout.decode()
         self.assertRegex(line, r"^file +0644 +3 \S+Z f\n$")
 

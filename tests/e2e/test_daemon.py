@@ -113,7 +113,8 @@ class SocketTest(unittest.TestCase):
         self.assertIn("107 bytes", process.stderr)
 
     def test_missing_directory_of_the_socket(self):
-        process = rametd("--socket", "/tmp/ramet-no-such-dir/s", "--state", "/tmp/ramet-e2e-unused")
+        process = rametd("--socket", "/tmp/ramet-no-such-dir/s", "--state",
+                         "/tmp/ramet-e2e-unused")
         self.assertEqual(process.returncode, 1)
         self.assertIn("/tmp/ramet-no-such-dir", process.stderr)
 
@@ -121,7 +122,6 @@ class SocketTest(unittest.TestCase):
 @needs_root
 class EndTest(unittest.TestCase):
     def setUp(self):
-        self.cgroups = set(harness.cgroup_directories("/ramet"))
         self.mounts = mount_count()
         self.daemon = Daemon()
         self.addCleanup(self.daemon.destroy)
@@ -130,7 +130,7 @@ class EndTest(unittest.TestCase):
 
     def assert_nothing_left(self):
         eventually(lambda: not processes_of(self.daemon.home), "no process is left")
-        self.assertEqual(set(harness.cgroup_directories("/ramet")) - self.cgroups, set())
+        self.assertEqual(self.daemon.cgroups(), [])
         self.assertEqual(mount_count(), self.mounts)
 
     def test_sigterm_and_sigint_end_idle_daemon_with_success(self):
@@ -146,6 +146,7 @@ class EndTest(unittest.TestCase):
                    for i in ids]
         for stream in streams:
             next(stream)
+        self.daemon.learn_cgroup()
         self.assertGreater(len(processes_of(self.daemon.home)), 2)
         self.assertEqual(self.daemon.stop(), 0)
         for stream in streams:
@@ -158,7 +159,8 @@ class EndTest(unittest.TestCase):
         sandbox = self.api.create()
         reply = []
         thread = threading.Thread(target=lambda: reply.append(self.api.post(
-            f"/v1/sandboxes/{sandbox}/exec?stream=false", {"code": "import time; time.sleep(600)"})))
+            f"/v1/sandboxes/{sandbox}/exec?stream=false",
+            {"code": "import time; time.sleep(600)"})))
         thread.start()
         eventually(lambda: self.api.get(f"/v1/sandboxes/{sandbox}").json["execs"]["running"] == 1,
                    "the exec runs")
@@ -167,14 +169,15 @@ class EndTest(unittest.TestCase):
         self.assertEqual((reply[0].status, reply[0].error), (503, "stopping"))
 
     def test_sigkill_ends_the_workers_and_the_next_start_cleans(self):
-        for _ in range(2):
-            self.api.create()
+        killed = [self.api.create() for _ in range(2)]
+        self.daemon.learn_cgroup()
         self.assertEqual(self.daemon.signal(signal.SIGKILL), -signal.SIGKILL)
         eventually(lambda: not processes_of(self.daemon.home), "the workers died with the daemon")
         self.assertTrue(os.path.exists(self.daemon.socket))
         self.daemon.start()
         self.assertEqual(self.api.get("/v1/sandboxes").json["sandboxes"], [])
-        self.assertEqual(set(harness.cgroup_directories("/ramet/sbx_")), set())
+        for sandbox in killed:
+            self.assertEqual(harness.cgroup_directories(sandbox), [])
         self.api.close(self.api.create())
         self.daemon.stop()
         self.assert_nothing_left()

@@ -288,9 +288,10 @@ class PackageTest(unittest.TestCase):
                 "import ramet\n"
                 "names = {name.split('.')[0] for name in set(sys.modules) - before}\n"
                 "print(sorted(names - set(sys.stdlib_module_names) - {'ramet'}))\n")
-        output = subprocess.run([sys.executable, "-I", "-c",
-                                 f"import sys; sys.path.insert(0, {str(harness.ROOT / 'api/python')!r})"
-                                 f"\n{code}"], capture_output=True, text=True, check=True).stdout
+        path = str(harness.ROOT / "api" / "python")
+        code = f"import sys; sys.path.insert(0, {path!r})\n{code}"
+        output = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True,
+                                check=True, timeout=harness.DEADLINE).stdout
         self.assertEqual(output, "[]\n")
 
     def test_every_public_name_is_documented(self):

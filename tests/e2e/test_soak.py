@@ -23,12 +23,20 @@ class SoakTest(unittest.TestCase):
         base = f"/v1/sandboxes/{sandbox}"
         path = f"{harness.guest_directory()}/n"
         self.assertEqual(self.api.run(sandbox, f"x = {number}; x * 2")["result"], str(number * 2))
-        self.assertEqual(self.api.run(sandbox, f"echo $(({number} + 1))", language="bash")["stdout"],
-                         f"{number + 1}\n")
-        self.assertEqual(self.api.put(f"{base}/files?path={path}", str(number).encode()).status, 200)
+        reply = self.api.run(sandbox, f"echo $(({number} + 1))", language="bash")
+        self.assertEqual(reply["stdout"], f"{number + 1}\n")
+        reply = self.api.put(f"{base}/files?path={path}", str(number).encode())
+        self.assertEqual(reply.status, 200)
         self.assertEqual(self.api.get(f"{base}/files?path={path}").body, str(number).encode())
         self.assertEqual(self.api.run(sandbox, "x")["result"], str(number))
         self.api.run(sandbox, f"rm -r {path.rsplit('/', 1)[0]}", language="bash")
+
+    def usage_of_a_used_daemon(self):
+        warm = self.api.create()
+        self.daemon.learn_cgroup()
+        self.use(warm, 0)
+        self.api.close(warm)
+        return self.daemon.usage()
 
     def assert_as_before(self, before):
         def difference():
@@ -40,10 +48,7 @@ class SoakTest(unittest.TestCase):
             self.fail("; ".join(difference()))
 
     def test_50_sandboxes_in_a_row_leave_nothing(self):
-        warm = self.api.create()
-        self.use(warm, 0)
-        self.api.close(warm)
-        before = self.daemon.usage()
+        before = self.usage_of_a_used_daemon()
         for number in range(ROUNDS):
             sandbox = self.api.create()
             self.use(sandbox, number)
@@ -51,7 +56,7 @@ class SoakTest(unittest.TestCase):
         self.assert_as_before(before)
 
     def test_8_sandboxes_at_once_are_each_correct(self):
-        before = self.daemon.usage()
+        before = self.usage_of_a_used_daemon()
         failures = []
 
         def live(number):
@@ -75,6 +80,7 @@ class SoakTest(unittest.TestCase):
     def test_requests_that_fail_leave_nothing(self):
         sandbox = self.api.create()
         base = f"/v1/sandboxes/{sandbox}"
+        self.daemon.learn_cgroup()
         before = self.daemon.usage()
         for _ in range(100):
             self.api.get(f"{base}/files?path=/none")
