@@ -61,7 +61,6 @@ static int hardware_setup(struct machine *m, struct ramet_err *err)
 	if (!hw)
 		return err_set(err, ENOMEM, "no memory for the vCPU");
 	m->backend = hw;
-	m->isolation = ISOLATION_FULL;
 	hardware_area_build(m);
 	rc = tsc_init(m, err);
 	if (!rc)

@@ -168,7 +168,8 @@ static int create(struct machine *m, int kvm_fd, const struct probe_result *prob
 	memset(m, 0, sizeof(*m));
 	m->kvm_fd = kvm_fd;
 	m->vm_fd = m->vcpu_fd = m->signal_fd = m->channel_fd = -1;
-	m->isolation = isolation;
+	/* With CPL 0 inside the guest two root tables cost next to nothing. */
+	m->isolation = probe->kind == KVM_KIND_HARDWARE ? ISOLATION_FULL : isolation;
 	m->probe = *probe;
 	m->fast_path = !plain && probe->fast_paths_ok;
 	m->ops = ops_choose(probe);
