@@ -1,0 +1,125 @@
+/* Stitching: see stitch.h. */
+#include "uffd/stitch.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+
+#include "lib/cleanup.h"
+#include "uffd/layer.h"
+#include "uffd/userfault.h"
+
+#define HUGE_PAGE (2ull << 20)
+
+#define RESERVE_FLAGS (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+
+int stitch_reserve(uint8_t **base, uint64_t size, struct ramet_err *err)
+{
+	int rc = ranges_size_check(size, err);
+	uint8_t *area, *aligned;
+	size_t head;
+
+	if (rc)
+		return rc;
+	area = mmap(NULL, size + HUGE_PAGE, PROT_NONE, RESERVE_FLAGS, -1, 0);
+	if (area == MAP_FAILED)
+		return err_errno(err, errno, "cannot reserve %llu bytes of address space",
+				 (unsigned long long)size);
+	head = (size_t)(-(uintptr_t)area & (HUGE_PAGE - 1));
+	aligned = area + head;
+	if (head)
+		(void)munmap(area, head);
+	(void)munmap(aligned + size, HUGE_PAGE - head);
+	*base = aligned;
+	return 0;
+}
+
+/* Every layer used has a descriptor and reaches as far as it is used. */
+static int layers_check(const struct extent_map *map, const int *layer_fds, size_t count,
+			struct ramet_err *err)
+{
+	uint32_t layers[EXTENT_LAYERS_MAX];
+	size_t used = extent_map_layers(map, layers);
+
+	for (size_t i = 0; i < used; i++) {
+		struct layer_stat st;
+		int rc;
+
+		if (layers[i] >= count)
+			return err_set(err, EINVAL, "memory layer %u of %zu was not given",
+				       layers[i], count);
+		rc = layer_stat(layer_fds[layers[i]], &st, err);
+		if (rc)
+			return rc;
+		if (st.size < map->size)
+			return err_set(err, EINVAL,
+				       "memory layer %u has %llu bytes, its map has %llu",
+				       layers[i], (unsigned long long)st.size,
+				       (unsigned long long)map->size);
+	}
+	return 0;
+}
+
+int stitch(uint8_t *base, const struct extent_map *map, const int *layer_fds, size_t count,
+	   struct ramet_err *err)
+{
+	int rc = layers_check(map, layer_fds, count, err);
+
+	if (rc)
+		return rc;
+	for (size_t i = 0; i < map->count; i++) {
+		const struct extent *e = &map->extents[i];
+		bool zero = e->layer == EXTENT_ZERO;
+		int flags = MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE | (zero ? MAP_ANONYMOUS : 0);
+		void *at = mmap(base + e->start, e->end - e->start, PROT_READ | PROT_WRITE, flags,
+				zero ? -1 : layer_fds[e->layer], zero ? 0 : (off_t)e->start);
+
+		if (at == MAP_FAILED) {
+			rc = err_errno(err, errno, "cannot map extent %zu of %zu of guest memory",
+				       i, map->count);
+			(void)mmap(base, map->size, PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+int stitch_watch(uint8_t *base, const struct extent_map *map, uint32_t layer, int device,
+		 struct ramet_err *err)
+{
+	cleanup_close int uffd = userfault_new(device, err);
+	bool any = false;
+
+	if (uffd < 0)
+		return uffd;
+	for (size_t i = 0; i < map->count; i++) {
+		const struct extent *e = &map->extents[i];
+		int rc;
+
+		if (e->layer != layer || layer == EXTENT_ZERO)
+			continue;
+		any = true;
+		rc = userfault_register(uffd, (uint64_t)base + e->start, e->end - e->start, err);
+		if (rc)
+			return rc;
+	}
+	if (!any)
+		return err_set(err, ENOENT, "guest memory has no page of layer %u to watch", layer);
+	return take_fd(&uffd);
+}
+
+int stitch_unwatch(uint8_t *base, const struct extent_map *map, uint32_t layer, int uffd,
+		   struct ramet_err *err)
+{
+	for (size_t i = 0; i < map->count; i++) {
+		const struct extent *e = &map->extents[i];
+		int rc;
+
+		if (e->layer != layer || layer == EXTENT_ZERO)
+			continue;
+		rc = userfault_unregister(uffd, (uint64_t)base + e->start, e->end - e->start, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
