@@ -5,6 +5,7 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
 import threading
 import unittest
 from pathlib import Path
@@ -107,14 +108,16 @@ class SocketTest(unittest.TestCase):
             daemon.stop()
             self.assertTrue(os.path.exists(daemon.socket))
 
+    def directory(self):
+        return self.enterContext(tempfile.TemporaryDirectory(prefix="ramet-e2e-"))
+
     def test_socket_path_that_is_too_long(self):
-        process = rametd("--socket", "/tmp/" + "x" * 120, "--state", "/tmp/ramet-e2e-unused")
+        process = rametd("--socket", "/tmp/" + "x" * 120, "--state", self.directory())
         self.assertEqual(process.returncode, 1)
         self.assertIn("107 bytes", process.stderr)
 
     def test_missing_directory_of_the_socket(self):
-        process = rametd("--socket", "/tmp/ramet-no-such-dir/s", "--state",
-                         "/tmp/ramet-e2e-unused")
+        process = rametd("--socket", "/tmp/ramet-no-such-dir/s", "--state", self.directory())
         self.assertEqual(process.returncode, 1)
         self.assertIn("/tmp/ramet-no-such-dir", process.stderr)
 
