@@ -219,8 +219,9 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": notify_path,
-                     "RAMET_LOG": os.environ.get("RAMET_LOG", "debug")},
+                # A sanitizer's quarantine would count as memory of the daemon.
+                env={"RAMET_LOG": "debug", "ASAN_OPTIONS": "quarantine_size_mb=1", **os.environ,
+                     "NOTIFY_SOCKET": notify_path},
                 start_new_session=True,
             )
             exit_fd = os.pidfd_open(self.process.pid)
