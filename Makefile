@@ -55,7 +55,7 @@ $(BUILD)/obj/%.o: %.c
 	$(call say,CC)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(DEPFLAGS) -c -o $@ $<
 
-$(BIN)/ramet-vmm: $(call objs,vmm/main.c $(VMM_SRC) $(LIB_SRC)) $(SHIM_OBJ)
+$(BIN)/ramet-vmm: $(call objs,vmm/main.c $(VMM_SRC) $(UFFD_SRC) $(LIB_SRC)) $(SHIM_OBJ)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_LIBS)

@@ -54,7 +54,7 @@ enum control_type {
 	CONTROL_STATS_REPLY = 68, /* struct control_stats */
 	CONTROL_ENDED = 69,  /* struct control_ended */
 	CONTROL_SHELL_READY = 70, /* struct control_header */
-	CONTROL_RESTORED = 71, /* struct control_restored, its userfaultfd if layers are filling */
+	CONTROL_RESTORED = 71, /* struct control_restored, a userfaultfd for each filling layer */
 	CONTROL_PAUSED = 72, /* struct control_paused */
 	CONTROL_FILLED = 73, /* struct control_filled */
 	CONTROL_FAILED = 74, /* struct control_failed: the request was refused, nothing changed */
@@ -130,7 +130,8 @@ struct control_restore {
 };
 
 /* Sent as soon as the memory is in place and, where layers are filling, watched:
- * the daemon hands `base` and the descriptor to the donors. The state is applied
+ * the daemon hands `base` and the descriptor to each layer's donor; descriptors
+ * come in the order of the bits of control_restore.filling. The state is applied
  * after that, and touching memory for it may need them. */
 struct control_restored {
 	struct control_header header;
@@ -184,7 +185,7 @@ struct control_failed {
 	struct control_header header;
 	uint32_t request; /* enum control_type */
 	uint32_t code;    /* errno */
-	char text[480];
+	char text[500];
 };
 
 enum end_reason {

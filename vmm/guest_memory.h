@@ -19,6 +19,9 @@ struct guest_memory {
 	uint64_t size;       /* ram_bytes + meta */
 	uint64_t levels_gpa; /* page-table level of each frame, one byte each */
 	uint64_t pv_gpa;     /* PV_PAGES shared pages */
+	/* A bit for each page that the VMM has had a pointer to, since KVM's dirty
+	 * log does not see what is written through one. NULL: not recorded. */
+	uint64_t *touched;
 };
 
 /* Computes the layout for `ram_bytes` without mapping anything: base is NULL.
@@ -29,13 +32,24 @@ int guest_memory_layout(struct guest_memory *mem, uint64_t ram_bytes, struct ram
  * multiple of 2 MiB) and maps private, lazily allocated memory for it.
  * -EINVAL with a sentence for an unsupported size, -ENOMEM. */
 int guest_memory_create(struct guest_memory *mem, uint64_t ram_bytes, struct ramet_err *err);
+/* The same, but only reserves the addresses: memory is stitched in later
+ * (uffd/stitch.h). Records what the VMM touches. */
+int guest_memory_reserve(struct guest_memory *mem, uint64_t ram_bytes, struct ramet_err *err);
 void guest_memory_destroy(struct guest_memory *mem);
+
+static inline void guest_touch(const struct guest_memory *mem, uint64_t gpa, size_t len)
+{
+	for (uint64_t page = gpa >> PAGE_SHIFT; len && page <= (gpa + len - 1) >> PAGE_SHIFT; page++)
+		mem->touched[page / 64] |= 1ull << (page % 64);
+}
 
 /* Host pointer to [gpa, gpa + len), or NULL when any of it is not guest memory. */
 static inline void *guest_ptr(const struct guest_memory *mem, uint64_t gpa, size_t len)
 {
 	if (gpa >= mem->size || len > mem->size - gpa)
 		return NULL;
+	if (mem->touched)
+		guest_touch(mem, gpa, len);
 	return mem->base + gpa;
 }
 
@@ -48,7 +62,7 @@ static inline bool guest_ram_has(const struct guest_memory *mem, uint64_t gpa, s
 /* As guest_ptr(), for RAM proper. */
 static inline void *guest_ram_ptr(const struct guest_memory *mem, uint64_t gpa, size_t len)
 {
-	return guest_ram_has(mem, gpa, len) ? mem->base + gpa : NULL;
+	return guest_ram_has(mem, gpa, len) ? guest_ptr(mem, gpa, len) : NULL;
 }
 
 /* Copies from or to guest-physical memory. 0 or -EFAULT. */

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <seccomp.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
@@ -121,6 +122,18 @@ static const struct rule rules[] = {
 	CALL(timerfd_settime),			/* arm it */
 	CALL(timerfd_gettime),			/* what is left of it */
 
+	/* Forks: memory that comes on demand (uffd/). */
+	IOCTL(USERFAULTFD_IOC_NEW),		/* a child watches its layers */
+	IOCTL(UFFDIO_API),
+	IOCTL(UFFDIO_REGISTER),
+	IOCTL(UFFDIO_UNREGISTER),
+	IOCTL(UFFDIO_COPY),			/* a donor fills a layer */
+	IOCTL(UFFDIO_ZEROPAGE),
+	IOCTL(UFFDIO_WAKE),			/* and lets its children go on */
+	CALL1(fcntl, EQ(1, F_ADD_SEALS)),	/* a filled layer never changes again */
+	CALL1(fcntl, EQ(1, F_GET_SEALS)),
+	CALL1(fcntl, EQ(1, F_DUPFD_CLOEXEC)),	/* a child's own copy of its userfaultfd */
+
 	CALL(getrandom),			/* entropy for the guest's generation */
 	CALL(exit),				/* a thread's end */
 	CALL(exit_group),			/* the worker's end */
@@ -138,6 +151,7 @@ static const struct rule rules[] = {
 	IOCTL(KVM_SET_NR_MMU_PAGES),		/* bound of the shadow page tables */
 	IOCTL(KVM_GET_NR_MMU_PAGES),		/* read it back */
 	IOCTL(KVM_GET_DIRTY_LOG),		/* which pages a fork must copy */
+	IOCTL(KVM_ENABLE_CAP),			/* reading the log must not reset it */
 	IOCTL(KVM_CLEAR_DIRTY_LOG),		/* re-arm a part of it */
 	IOCTL(KVM_CREATE_VCPU),			/* the one vCPU */
 	IOCTL(KVM_SET_CPUID2),			/* what CPUID shows to the guest */

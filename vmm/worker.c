@@ -1,10 +1,10 @@
-/* The worker proper: see worker.h. */
+/* The worker proper: sockets, dispatch of control messages, the run loop. See
+ * worker.h; the messages are described in control.h. */
 #include "vmm/worker.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,27 +12,20 @@
 
 #include "lib/cleanup.h"
 #include "lib/clock.h"
-#include "lib/fdpass.h"
 #include "lib/log.h"
-#include "vmm/control.h"
-#include "vmm/domain.h"
-#include "vmm/machine.h"
 #include "vmm/run.h"
+#include "vmm/worker_internal.h"
 
 #define CONSOLE_CHUNK (CONTROL_MESSAGE_MAX - sizeof(struct control_console))
 
-struct worker {
-	struct worker_fds fds;
-	struct machine machine;
-	uint32_t console_dropped;
-};
+/* ---- to the daemon ---- */
 
-static int send_blocking(int fd, const void *data, size_t len)
+int worker_send(struct worker *w, const void *data, size_t len, const int *fds, size_t nfds)
 {
-	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+	struct pollfd pfd = { .fd = w->fds.control, .events = POLLOUT };
 	int rc;
 
-	while ((rc = fdpass_send(fd, data, len, NULL, 0)) == -EAGAIN)
+	while ((rc = fdpass_send(w->fds.control, data, len, fds, nfds)) == -EAGAIN)
 		(void)poll(&pfd, 1, -1);
 	return rc;
 }
@@ -66,10 +59,9 @@ static void console_send(void *arg, const char *data, size_t len)
 
 static void channel_report(void *arg)
 {
-	struct worker *w = arg;
 	struct control_header message = { CONTROL_VERSION, CONTROL_CHANNEL };
 
-	(void)send_blocking(w->fds.control, &message, sizeof(message));
+	(void)worker_send(arg, &message, sizeof(message), NULL, 0);
 }
 
 static void stats_reply(struct worker *w)
@@ -86,110 +78,16 @@ static void stats_reply(struct worker *w)
 		.channel_to_guest = s->channel_to_guest,
 	};
 
-	(void)send_blocking(w->fds.control, &message, sizeof(message));
+	(void)worker_send(w, &message, sizeof(message), NULL, 0);
 }
 
-/* Closes what a message should not have carried. */
-static void fds_discard(const int *fds, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		(void)close(fds[i]);
-}
-
-/* While the guest runs: statistics, and the end of the daemon. */
-static void control_service(void *arg)
-{
-	struct worker *w = arg;
-	union {
-		struct control_header header;
-		char bytes[CONTROL_MESSAGE_MAX];
-	} message;
-	int fds[FDPASS_MAX];
-	size_t nfds = 0;
-	ssize_t n;
-
-	while ((n = fdpass_recv(w->fds.control, &message, sizeof(message), fds, &nfds)) > 0) {
-		fds_discard(fds, nfds);
-		if ((size_t)n >= sizeof(message.header) && message.header.version == CONTROL_VERSION &&
-		    message.header.type == CONTROL_STATS)
-			stats_reply(w);
-		else
-			log_warn("ignored control message of %zd bytes, type %u", n,
-				 message.header.type);
-	}
-	if (n == 0 || (n != -EAGAIN && n != -EMSGSIZE))
-		exit(EXIT_SUCCESS); /* nobody is left to report to */
-}
-
-static int ready_send(struct worker *w, const struct probe_result *probe)
+static int ready_send(struct worker *w)
 {
 	struct control_ready message = { .header = { CONTROL_VERSION, CONTROL_READY },
-					 .kvm_kind = probe->kind,
+					 .kvm_kind = w->probe.kind,
 					 .pid = (uint32_t)getpid() };
 
-	return send_blocking(w->fds.control, &message, sizeof(message));
-}
-
-static int boot_check(const struct control_boot *boot, ssize_t len, size_t nfds, struct ramet_err *err)
-{
-	if (len != (ssize_t)sizeof(*boot) || boot->header.version != CONTROL_VERSION ||
-	    boot->header.type != CONTROL_BOOT)
-		return err_set(err, EPROTO, "expected a boot message, got %zd bytes", len);
-	if (boot->initrd_count > CONTROL_INITRD_MAX || nfds != boot->initrd_count + 1)
-		return err_set(err, EPROTO, "boot message with %u initrds came with %zu descriptors",
-			       boot->initrd_count, nfds);
-	if (boot->cmdline_length >= CONTROL_CMDLINE_MAX ||
-	    strnlen(boot->cmdline, CONTROL_CMDLINE_MAX) != boot->cmdline_length)
-		return err_set(err, EPROTO, "boot message with a bad command line length %u",
-			       boot->cmdline_length);
-	return 0;
-}
-
-/* Waits for CONTROL_BOOT. 0, -ECONNRESET when the daemon went away, -errno. */
-static int boot_receive(struct worker *w, struct control_boot *boot, int *fds, struct ramet_err *err)
-{
-	struct pollfd pfd = { .fd = w->fds.control, .events = POLLIN };
-	size_t nfds = 0;
-	ssize_t n;
-	int rc;
-
-	while ((n = fdpass_recv(w->fds.control, boot, sizeof(*boot), fds, &nfds)) == -EAGAIN)
-		(void)poll(&pfd, 1, -1);
-	if (n == 0)
-		return err_set(err, ECONNRESET, "the daemon closed the control socket");
-	if (n < 0)
-		return err_errno(err, (int)-n, "control socket");
-	rc = boot_check(boot, n, nfds, err);
-	if (rc)
-		fds_discard(fds, nfds);
-	return rc;
-}
-
-static int guest_start(struct worker *w, const struct probe_result *probe,
-		       const struct control_boot *boot, const int *fds, struct ramet_err *err)
-{
-	struct machine *m = &w->machine;
-	struct domain_config config = { .kernel_fd = fds[0],
-					.initrd_fds = fds + 1,
-					.initrd_count = boot->initrd_count,
-					.cmdline = boot->cmdline };
-	int rc;
-
-	rc = machine_create(m, w->fds.kvm, probe, boot->ram_bytes,
-			    (enum isolation_mode)boot->isolation, boot->plain != 0, err);
-	if (rc)
-		return rc;
-	m->channel_fd = w->fds.channel;
-	m->sink = (struct machine_sink){ .arg = w,
-					 .console = console_send,
-					 .channel_connected = channel_report,
-					 .service = control_service };
-	rc = domain_build(m, &config, err);
-	if (!rc)
-		rc = m->ops->setup(m, err);
-	if (!rc && (run_watch_fd(w->fds.control) || run_watch_fd(w->fds.channel)))
-		rc = err_errno(err, errno, "cannot watch the worker's sockets");
-	return rc;
+	return worker_send(w, &message, sizeof(message), NULL, 0);
 }
 
 static void ended_send(struct worker *w, enum end_reason reason, int code, const char *text)
@@ -199,54 +97,203 @@ static void ended_send(struct worker *w, enum end_reason reason, int code, const
 					 .code = (uint32_t)code };
 
 	(void)snprintf(message.text, sizeof(message.text), "%s", text);
-	(void)send_blocking(w->fds.control, &message, sizeof(message));
+	(void)worker_send(w, &message, sizeof(message), NULL, 0);
 }
 
-static int guest_run(struct worker *w, const struct probe_result *probe,
-		     const struct control_boot *boot, const int *fds, struct ramet_err *err)
+static void refuse(struct worker *w, const struct worker_message *message, int code,
+		   const char *text)
 {
-	struct control_booted booted = { .header = { CONTROL_VERSION, CONTROL_BOOTED } };
-	uint64_t start = clock_monotonic_ns();
-	int rc = guest_start(w, probe, boot, fds, err);
+	struct control_failed reply = { .header = { CONTROL_VERSION, CONTROL_FAILED },
+					.request = message->u.header.type,
+					.code = (uint32_t)code };
 
-	fds_discard(fds, boot->initrd_count + 1);
+	(void)snprintf(reply.text, sizeof(reply.text), "%s", text);
+	(void)worker_send(w, &reply, sizeof(reply), NULL, 0);
+}
+
+/* ---- from the daemon ---- */
+
+static void message_close(struct worker_message *message)
+{
+	for (size_t i = 0; i < message->fd_count; i++)
+		close_fd(&message->fds[i]);
+	message->fd_count = 0;
+}
+
+/* Takes one message if there is one. 1, 0 when none waits; the process exits
+ * when the daemon is gone: nobody is left to report to. */
+static int message_take(struct worker *w, struct worker_message *message)
+{
+	ssize_t n;
+
+	do {
+		message->fd_count = 0;
+		n = fdpass_recv(w->fds.control, &message->u, sizeof(message->u), message->fds,
+				&message->fd_count);
+	} while (n == -EMSGSIZE);
+	if (n == -EAGAIN)
+		return 0;
+	if (n <= 0)
+		exit(EXIT_SUCCESS);
+	message->length = (size_t)n;
+	if (message->length < sizeof(message->u.header) ||
+	    message->u.header.version != CONTROL_VERSION) {
+		log_warn("ignored a control message of %zd bytes", n);
+		message_close(message);
+		return 0;
+	}
+	return 1;
+}
+
+struct rule {
+	uint32_t type;
+	unsigned int phases; /* bits of enum worker_phase */
+	size_t length;
+	size_t fds_min, fds_max;
+	int (*handle)(struct worker *w, struct worker_message *message, struct ramet_err *err);
+};
+
+#define IN(phase) (1u << (phase))
+
+static const struct rule rules[] = {
+	{ CONTROL_BOOT, IN(WORKER_IDLE), sizeof(struct control_boot), 1, CONTROL_INITRD_MAX + 1,
+	  worker_boot },
+	{ CONTROL_SHELL, IN(WORKER_IDLE), sizeof(struct control_shell), 1, 1, worker_shell },
+	{ CONTROL_RESTORE, IN(WORKER_SHELL), sizeof(struct control_restore), 1,
+	  CONTROL_LAYERS_MAX + 1, worker_restore },
+	{ CONTROL_RUN, IN(WORKER_LOADED), sizeof(struct control_header), 0, 0, worker_start },
+	{ CONTROL_RESUME, IN(WORKER_PAUSED), sizeof(struct control_header), 0, 0, worker_resume },
+};
+
+static int message_dispatch(struct worker *w, struct worker_message *message, struct ramet_err *err)
+{
+	uint32_t type = message->u.header.type;
+
+	if (type == CONTROL_STATS) {
+		stats_reply(w);
+		return 0;
+	}
+	for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
+		const struct rule *r = &rules[i];
+
+		if (r->type != type)
+			continue;
+		if (!(r->phases & IN(w->phase)))
+			break;
+		if (message->length != r->length || message->fd_count < r->fds_min ||
+		    message->fd_count > r->fds_max)
+			return err_set(err, EPROTO,
+				       "control message %u has %zu bytes and %zu descriptors", type,
+				       message->length, message->fd_count);
+		return r->handle(w, message, err);
+	}
+	refuse(w, message, EINVAL, "not possible in the worker's present phase");
+	return 0;
+}
+
+/* A pause is taken note of here; the run loop stops at the next boundary. */
+static void pause_note(struct worker *w, struct worker_message *message)
+{
+	if (message->length != sizeof(message->u.pause) || message->fd_count != 1 ||
+	    w->machine.want_pause) {
+		refuse(w, message, EINVAL, "a malformed or second pause");
+		return;
+	}
+	w->pause = message->u.pause;
+	w->pause_bundle = take_fd(&message->fds[0]);
+	w->pause_asked_ns = clock_monotonic_ns();
+	w->machine.want_pause = true;
+}
+
+static void control_service(void *arg)
+{
+	struct worker *w = arg;
+	struct worker_message message;
+
+	while (message_take(w, &message)) {
+		if (message.u.header.type == CONTROL_STATS)
+			stats_reply(w);
+		else if (message.u.header.type == CONTROL_PAUSE)
+			pause_note(w, &message);
+		else
+			refuse(w, &message, EINVAL, "the guest is running");
+		message_close(&message);
+	}
+}
+
+int worker_machine_connect(struct worker *w, struct ramet_err *err)
+{
+	struct machine *m = &w->machine;
+
+	m->channel_fd = w->fds.channel;
+	m->sink = (struct machine_sink){ .arg = w,
+					 .console = console_send,
+					 .channel_connected = channel_report,
+					 .service = control_service };
+	if (run_watch_fd(w->fds.control) || run_watch_fd(w->fds.channel))
+		return err_errno(err, errno, "cannot watch the worker's sockets");
+	return 0;
+}
+
+/* ---- the loop ---- */
+
+static int guest_run(struct worker *w, struct ramet_err *err)
+{
+	int rc = machine_run(&w->machine, err);
+
 	if (rc)
 		return rc;
-	booted.setup_ns = clock_monotonic_ns() - start;
-	rc = send_blocking(w->fds.control, &booted, sizeof(booted));
-	if (rc)
-		return err_errno(err, -rc, "control socket");
-	rc = machine_run(&w->machine, err);
-	if (!rc)
+	if (w->machine.ended) {
 		ended_send(w, w->machine.end_reason, 0, w->machine.end_text);
+		return 0;
+	}
+	return worker_paused(w, err);
+}
+
+static int message_wait(struct worker *w, struct ramet_err *err)
+{
+	struct pollfd pfd = { .fd = w->fds.control, .events = POLLIN };
+	struct worker_message message;
+	int rc = 0;
+
+	(void)poll(&pfd, 1, -1);
+	if (message_take(w, &message)) {
+		rc = message_dispatch(w, &message, err);
+		message_close(&message);
+	}
+	return rc;
+}
+
+static int worker_serve(struct worker *w, struct ramet_err *err)
+{
+	int rc = probe_run(w->fds.kvm, &w->probe, err);
+
+	if (!rc && ready_send(w))
+		rc = err_set(err, EPIPE, "the daemon closed the control socket");
+	while (!rc && !w->machine.ended)
+		rc = w->phase == WORKER_RUNNING ? guest_run(w, err) : message_wait(w, err);
 	return rc;
 }
 
 int worker_run(const struct worker_fds *fds)
 {
 	cleanup_free struct worker *w = calloc(1, sizeof(*w));
-	struct probe_result probe;
-	struct control_boot boot;
 	struct ramet_err err = { 0 };
-	int boot_fds[FDPASS_MAX];
 	int rc;
 
 	if (!w)
 		return EXIT_FAILURE;
 	w->fds = *fds;
-	rc = probe_run(fds->kvm, &probe, &err);
-	if (!rc)
-		rc = ready_send(w, &probe);
-	if (!rc)
-		rc = boot_receive(w, &boot, boot_fds, &err);
-	if (rc == -ECONNRESET)
-		return EXIT_SUCCESS;
-	if (!rc)
-		rc = guest_run(w, &probe, &boot, boot_fds, &err);
+	w->userfault_device = w->pause_bundle = -1;
+	rc = worker_serve(w, &err);
 	if (rc) {
 		log_error("%s", err.msg);
 		ended_send(w, END_ERROR, -rc, err.msg);
 	}
-	machine_destroy(&w->machine);
+	if (w->has_machine)
+		machine_destroy(&w->machine);
+	close_fd(&w->userfault_device);
+	close_fd(&w->pause_bundle);
+	free(w->ranges);
 	return EXIT_SUCCESS;
 }

@@ -7,8 +7,10 @@ HW_OUT := $(BUILD)/hw
 HW_CFLAGS := -std=gnu11 -O2 -g $(WARN) -fstack-protector-strong -static
 HW_PROBE_SRC := tests/hw/probe_main.c $(wildcard vmm/probe*.c) lib/err.c
 HW_JOBS_SRC := tests/hw/jobs.c
-HW_VMM_SRC := vmm/main.c $(VMM_SRC) $(LIB_SRC)
-HW_PROGRAMS += $(HW_OUT)/probe $(HW_OUT)/hw-jobs $(HW_OUT)/init $(HW_OUT)/ramet-vmm
+HW_VMM_SRC := vmm/main.c $(VMM_SRC) $(UFFD_SRC) $(LIB_SRC)
+HW_STATE_SRC := tests/vmm/test_state_live.c $(VMM_SRC) $(UFFD_SRC) $(LIB_SRC)
+HW_PROGRAMS += $(HW_OUT)/probe $(HW_OUT)/hw-jobs $(HW_OUT)/init $(HW_OUT)/ramet-vmm \
+	$(HW_OUT)/state-live
 
 hw-obj = $(patsubst %.c,$(BUILD)/hw-obj/%.o,$(1))
 
@@ -45,5 +47,10 @@ $(HW_OUT)/ramet-vmm: $(call hw-obj,$(HW_VMM_SRC)) $(SHIM_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)
 
--include $(patsubst %.o,%.d,$(call hw-obj,$(HW_PROBE_SRC) $(HW_JOBS_SRC) $(HW_VMM_SRC) \
+# Moves a running guest from machine to machine.
+$(HW_OUT)/state-live: $(call hw-obj,$(HW_STATE_SRC)) $(SHIM_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)
+
+-include $(patsubst %.o,%.d,$(call hw-obj,$(HW_PROBE_SRC) $(HW_JOBS_SRC) $(HW_VMM_SRC) $(HW_STATE_SRC) \
 	tests/guest/init.c))

@@ -1,0 +1,77 @@
+/* What the parts of the worker share: worker.c (sockets, dispatch, the run
+ * loop), worker_boot.c (a kernel from the start), worker_fork.c (shells,
+ * restore, pause) and worker_donor.c (the retired parent). */
+#ifndef RAMET_VMM_WORKER_INTERNAL_H
+#define RAMET_VMM_WORKER_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "lib/fdpass.h"
+#include "uffd/ranges.h"
+#include "vmm/control.h"
+#include "vmm/machine.h"
+#include "vmm/worker.h"
+
+enum worker_phase {
+	WORKER_IDLE,    /* jailed, nothing else */
+	WORKER_SHELL,   /* a machine without memory */
+	WORKER_LOADED,  /* restored or built, not started */
+	WORKER_RUNNING,
+	WORKER_PAUSED,  /* after CONTROL_PAUSED */
+	WORKER_DONOR,   /* the guest is retired */
+};
+
+struct worker {
+	struct worker_fds fds;
+	enum worker_phase phase;
+	struct probe_result probe;
+	struct machine machine;
+	bool has_machine;
+	uint32_t console_dropped;
+	int userfault_device; /* -1: none */
+
+	/* A pause that was asked for while the guest ran. */
+	struct control_pause pause;
+	int pause_bundle;
+	uint64_t pause_asked_ns;
+	struct range_list *ranges; /* what the last pause found changed */
+};
+
+/* One message as it came in. Handlers take the descriptors they keep out of
+ * `fds` (take_fd); the rest is closed for them. */
+struct worker_message {
+	union {
+		struct control_header header;
+		struct control_boot boot;
+		struct control_shell shell;
+		struct control_restore restore;
+		struct control_pause pause;
+		struct control_donate donate;
+		struct control_child child;
+		char bytes[CONTROL_MESSAGE_MAX];
+	} u;
+	size_t length;
+	int fds[FDPASS_MAX];
+	size_t fd_count;
+};
+
+/* Sends one message to the daemon, waiting for room. 0 or -errno. */
+int worker_send(struct worker *w, const void *data, size_t len, const int *fds, size_t nfds);
+
+/* Machine callbacks and watched sockets: before a guest first runs. */
+int worker_machine_connect(struct worker *w, struct ramet_err *err);
+
+/* Handlers of messages; the phase and the message's size have been checked.
+ * 0, or -errno when the worker can do nothing but report it and exit. */
+int worker_boot(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int worker_shell(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int worker_restore(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int worker_start(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int worker_resume(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int worker_donate(struct worker *w, struct worker_message *message, struct ramet_err *err);
+
+/* The guest has stopped for w->pause: reports it. */
+int worker_paused(struct worker *w, struct ramet_err *err);
+
+#endif
