@@ -4,8 +4,9 @@
  * where n counts batches of `ops` operations and each value is a batch's mean per
  * operation.
  *
- * Parameters: budget_ms=N bounds each benchmark's time (default 900);
- * only=NAME runs one of them. Unknown arguments are refused. */
+ * Parameters: budget_ms=N bounds each benchmark's time (default 900); only=NAME
+ * runs one of them; ops=N sets the operations per batch, so that what a batch
+ * needs around them loses its weight. Unknown arguments are refused. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -413,17 +414,17 @@ static double percentile(const double *sorted, unsigned n, unsigned percent)
 
 /* Batches until the budget is used up; the first one only warms up. Returns 0,
  * 1 when it was skipped, or -errno. */
-static int bench_run(const struct bench *b, int64_t budget_ns)
+static int bench_run(const struct bench *b, unsigned ops, int64_t budget_ns)
 {
 	static double values[BATCHES_MAX];
 	int64_t until = now_ns() + budget_ns;
-	int64_t spent = b->batch(b->ops);
+	int64_t spent = b->batch(ops);
 	unsigned n = 0;
 
 	while (spent >= 0 && n < BATCHES_MAX && (n < BATCHES_MIN || now_ns() < until)) {
-		spent = b->batch(b->ops);
+		spent = b->batch(ops);
 		if (spent >= 0)
-			values[n++] = (double)spent / b->ops / b->unit_ns;
+			values[n++] = (double)spent / ops / b->unit_ns;
 	}
 	if (spent == -ENOENT)
 		return 1;
@@ -434,15 +435,32 @@ static int bench_run(const struct bench *b, int64_t budget_ns)
 	qsort(values, n, sizeof(values[0]), double_compare);
 	printf("{\"name\":\"%s\",\"unit\":\"%s\",\"n\":%u,\"ops\":%u,\"min\":%.3f,\"p50\":%.3f,"
 	       "\"p90\":%.3f,\"p99\":%.3f,\"max\":%.3f}\n",
-	       b->name, b->unit, n, b->ops, values[0], percentile(values, n, 50),
+	       b->name, b->unit, n, ops, values[0], percentile(values, n, 50),
 	       percentile(values, n, 90), percentile(values, n, 99), values[n - 1]);
 	return 0;
+}
+
+/* "NAME=number" within bounds. Returns false when `argument` is something else. */
+static bool number_take(const char *argument, const char *name, long max, long *value)
+{
+	size_t len = strlen(name);
+	char *end;
+	long number;
+
+	if (strncmp(argument, name, len) != 0 || argument[len] != '=')
+		return false;
+	errno = 0;
+	number = strtol(argument + len + 1, &end, 10);
+	if (errno || *end || end == argument + len + 1 || number < 1 || number > max)
+		return false;
+	*value = number;
+	return true;
 }
 
 int main(int argc, char **argv)
 {
 	const char *only = NULL;
-	long budget_ms = 900;
+	long budget_ms = 900, ops = 0;
 	unsigned ran = 0;
 	int failed = 0;
 
@@ -450,16 +468,13 @@ int main(int argc, char **argv)
 		return 0;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (int i = 1; i < argc; i++) {
-		char *end = NULL;
-
 		if (!strncmp(argv[i], "only=", 5)) {
 			only = argv[i] + 5;
-			continue;
-		}
-		if (!strncmp(argv[i], "budget_ms=", 10))
-			budget_ms = strtol(argv[i] + 10, &end, 10);
-		if (!end || *end || budget_ms < 1 || budget_ms > 600000) {
-			fprintf(stderr, "%s: give budget_ms=1..600000 or only=NAME\n", argv[i]);
+		} else if (!number_take(argv[i], "budget_ms", 600000, &budget_ms) &&
+			   !number_take(argv[i], "ops", 100000, &ops)) {
+			fprintf(stderr,
+				"%s: give budget_ms=1..600000, ops=1..100000 or only=NAME\n",
+				argv[i]);
 			return 2;
 		}
 	}
@@ -467,7 +482,8 @@ int main(int argc, char **argv)
 		if (only && strcmp(only, benches[i].name) != 0)
 			continue;
 		ran++;
-		failed += bench_run(&benches[i], budget_ms * 1000000) < 0;
+		failed += bench_run(&benches[i], ops ? (unsigned)ops : benches[i].ops,
+				    budget_ms * 1000000) < 0;
 	}
 	if (!ran)
 		fprintf(stderr, "%s: no such benchmark\n", only);

@@ -11,3 +11,9 @@ $(GUEST_BENCH): perf/guest_bench.c
 guest-bench: $(GUEST_BENCH)
 
 -include $(GUEST_BENCH).d
+
+# What a sandbox costs, as a table and in $(BUILD)/perf/guest.json. Arguments for
+# the program in PERF, for example PERF="--rounds 1 --modes full".
+.PHONY: perf-guest
+perf-guest: programs image $(GUEST_BENCH) $(BUILD)/guest-tests.cpio
+	$(Q)/usr/bin/python3 -B perf/perf_guest.py $(BUILD) $(PERF)
