@@ -113,10 +113,9 @@ int extent_map_decode(struct extent_map **map, const void *buf, size_t len, uint
 		if (rc)
 			return rc;
 	}
-	if (m->extents[count - 1].end != m->size)
-		return err_set(err, EINVAL, "a memory map of %#llx bytes ends at %#llx",
-			       (unsigned long long)m->size,
-			       (unsigned long long)m->extents[count - 1].end);
+	if (!m->count || m->extents[m->count - 1].end != m->size)
+		return err_set(err, EINVAL, "a memory map of %#llx bytes ends before that",
+			       (unsigned long long)m->size);
 	*map = take_ptr(m);
 	return 0;
 }
