@@ -172,7 +172,7 @@ static void files_limit_raise(void)
 static int stop_seen(sd_event_source *source, const struct signalfd_siginfo *info, void *arg)
 {
 	(void)arg;
-	log_info("stopping on signal %u", info->ssi_signo);
+	log_info("stopping on signal %u of process %u", info->ssi_signo, info->ssi_pid);
 	return sd_event_exit(sd_event_source_get_event(source), 0);
 }
 
