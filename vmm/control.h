@@ -43,7 +43,8 @@ enum control_type {
 	CONTROL_RUN = 5,    /* [CONTROL_BOOTED] starts or continues a restored guest */
 	CONTROL_PAUSE = 6,  /* [CONTROL_PAUSED] struct control_pause, bundle (read-write) */
 	CONTROL_RESUME = 7, /* no reply; after CONTROL_PAUSED */
-	CONTROL_DONATE = 8, /* [CONTROL_FILLED] struct control_donate, layer (read-write) */
+	CONTROL_DONATE = 8, /* [CONTROL_FILLED] struct control_donate, layer (read-write),
+			     * /dev/userfaultfd, all layers of its own memory */
 	CONTROL_CHILD = 9,  /* no reply; struct control_child, the child's userfaultfd */
 
 	/* Worker to daemon. */
@@ -166,14 +167,27 @@ struct control_paused {
 
 struct control_donate {
 	struct control_header header;
-	uint64_t reserved;
+	uint32_t source_layers; /* descriptors behind the first two: what the donor's own
+				 * memory is mapped from */
+	uint32_t reserved;
 };
 
+#define CONTROL_CHILD_RANGES_MAX 500u
+
+/* A child whose memory has holes of this donor's layer: it is served through its
+ * userfaultfd, in these ranges (its extents of the layer). The message ends with
+ * the last range. */
 struct control_child {
 	struct control_header header;
 	uint64_t base; /* as in its control_restored */
+	uint32_t id;   /* the daemon's name for it */
+	uint32_t range_count;
+	struct {
+		uint64_t start, end;
+	} ranges[CONTROL_CHILD_RANGES_MAX];
 };
 
+/* The layer is complete and sealed. */
 struct control_filled {
 	struct control_header header;
 	uint64_t pages;

@@ -235,19 +235,28 @@ int machine_dirty_pages(const struct machine *m, uint64_t *bitmap, struct ramet_
 	return rc;
 }
 
-void machine_destroy(struct machine *m)
+void machine_retire(struct machine *m)
 {
 	if (m->timer_valid)
 		(void)timer_delete((timer_t)m->timer_id);
+	m->timer_valid = false;
 	if (m->run)
 		(void)munmap(m->run, m->run_size);
+	m->run = NULL;
 	close_fd(&m->signal_fd);
 	close_fd(&m->vcpu_fd);
 	close_fd(&m->vm_fd);
 	if (m->hv)
 		(void)munmap(m->hv, HV_SIZE);
+	m->hv = NULL;
 	if (m->m2p)
 		(void)munmap(m->m2p, m->m2p_size);
+	m->m2p = NULL;
+}
+
+void machine_destroy(struct machine *m)
+{
+	machine_retire(m);
 	guest_memory_destroy(&m->mem);
 	free(m->backend);
 	free(m->cpuid_supported);

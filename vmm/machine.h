@@ -161,6 +161,9 @@ int machine_create_shell(struct machine *m, int kvm_fd, const struct probe_resul
 			 struct ramet_err *err);
 void machine_destroy(struct machine *m);
 
+/* Gives back the virtual machine but keeps guest memory as it is. */
+void machine_retire(struct machine *m);
+
 /* Adds to `bitmap` (a bit per page of m->mem.size) what has changed since the
  * shell was created: KVM's log and what the VMM touched itself. Does not reset
  * either. 0 or -errno. Source: KVM API, KVM_GET_DIRTY_LOG. */

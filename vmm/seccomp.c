@@ -130,6 +130,10 @@ static const struct rule rules[] = {
 	IOCTL(UFFDIO_COPY),			/* a donor fills a layer */
 	IOCTL(UFFDIO_ZEROPAGE),
 	IOCTL(UFFDIO_WAKE),			/* and lets its children go on */
+	CALL(epoll_create1),			/* a donor's children */
+	CALL(epoll_ctl),
+	CALL(epoll_wait),
+	CALL(preadv2),				/* their requests, many at a time */
 	CALL1(fcntl, EQ(1, F_ADD_SEALS)),	/* a filled layer never changes again */
 	CALL1(fcntl, EQ(1, F_GET_SEALS)),
 	CALL1(fcntl, EQ(1, F_DUPFD_CLOEXEC)),	/* a child's own copy of its userfaultfd */

@@ -148,7 +148,7 @@ static int message_take(struct worker *w, struct worker_message *message)
 struct rule {
 	uint32_t type;
 	unsigned int phases; /* bits of enum worker_phase */
-	size_t length;
+	size_t length; /* 0: the handler checks */
 	size_t fds_min, fds_max;
 	int (*handle)(struct worker *w, struct worker_message *message, struct ramet_err *err);
 };
@@ -163,6 +163,9 @@ static const struct rule rules[] = {
 	  CONTROL_LAYERS_MAX + 1, worker_restore },
 	{ CONTROL_RUN, IN(WORKER_LOADED), sizeof(struct control_header), 0, 0, worker_start },
 	{ CONTROL_RESUME, IN(WORKER_PAUSED), sizeof(struct control_header), 0, 0, worker_resume },
+	{ CONTROL_DONATE, IN(WORKER_PAUSED), sizeof(struct control_donate), 2,
+	  CONTROL_LAYERS_MAX + 2, worker_donate },
+	{ CONTROL_CHILD, IN(WORKER_DONOR), 0, 1, 1, worker_child },
 };
 
 static int message_dispatch(struct worker *w, struct worker_message *message, struct ramet_err *err)
@@ -180,7 +183,7 @@ static int message_dispatch(struct worker *w, struct worker_message *message, st
 			continue;
 		if (!(r->phases & IN(w->phase)))
 			break;
-		if (message->length != r->length || message->fd_count < r->fds_min ||
+		if ((r->length && message->length != r->length) || message->fd_count < r->fds_min ||
 		    message->fd_count > r->fds_max)
 			return err_set(err, EPROTO,
 				       "control message %u has %zu bytes and %zu descriptors", type,
@@ -250,18 +253,20 @@ static int guest_run(struct worker *w, struct ramet_err *err)
 	return worker_paused(w, err);
 }
 
+/* Waits for a control message and handles it; a donor does its work meanwhile. */
 static int message_wait(struct worker *w, struct ramet_err *err)
 {
-	struct pollfd pfd = { .fd = w->fds.control, .events = POLLIN };
+	struct pollfd pfd[] = { { .fd = w->fds.control, .events = POLLIN },
+				{ .fd = worker_donor_fd(w), .events = POLLIN } };
 	struct worker_message message;
 	int rc = 0;
 
-	(void)poll(&pfd, 1, -1);
+	(void)poll(pfd, 2, worker_donor_busy(w) ? 0 : -1);
 	if (message_take(w, &message)) {
 		rc = message_dispatch(w, &message, err);
 		message_close(&message);
 	}
-	return rc;
+	return rc || w->phase != WORKER_DONOR ? rc : worker_donor_step(w, err);
 }
 
 static int worker_serve(struct worker *w, struct ramet_err *err)
@@ -284,12 +289,13 @@ int worker_run(const struct worker_fds *fds)
 	if (!w)
 		return EXIT_FAILURE;
 	w->fds = *fds;
-	w->userfault_device = w->pause_bundle = -1;
+	w->userfault_device = w->pause_bundle = w->donor_layer = -1;
 	rc = worker_serve(w, &err);
 	if (rc) {
 		log_error("%s", err.msg);
 		ended_send(w, END_ERROR, -rc, err.msg);
 	}
+	worker_donor_end(w);
 	if (w->has_machine)
 		machine_destroy(&w->machine);
 	close_fd(&w->userfault_device);

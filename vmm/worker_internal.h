@@ -36,6 +36,10 @@ struct worker {
 	int pause_bundle;
 	uint64_t pause_asked_ns;
 	struct range_list *ranges; /* what the last pause found changed */
+
+	struct donor *donor; /* WORKER_DONOR */
+	int donor_layer;     /* to be sealed when it is full */
+	uint64_t donor_start_ns;
 };
 
 /* One message as it came in. Handlers take the descriptors they keep out of
@@ -70,6 +74,14 @@ int worker_restore(struct worker *w, struct worker_message *message, struct rame
 int worker_start(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int worker_resume(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int worker_donate(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int worker_child(struct worker *w, struct worker_message *message, struct ramet_err *err);
+
+/* One round of a donor: serves its children, copies a piece, or waits when all
+ * is done. Control messages are the caller's. 0 or -errno. */
+int worker_donor_step(struct worker *w, struct ramet_err *err);
+bool worker_donor_busy(const struct worker *w);
+int worker_donor_fd(const struct worker *w); /* -1: none */
+void worker_donor_end(struct worker *w);
 
 /* The guest has stopped for w->pause: reports it. */
 int worker_paused(struct worker *w, struct ramet_err *err);

@@ -1,0 +1,115 @@
+/* CONTROL_DONATE: the guest is retired and its memory, which no longer changes,
+ * fills a new layer (uffd/donor.h). */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/cleanup.h"
+#include "lib/clock.h"
+#include "lib/log.h"
+#include "uffd/donor.h"
+#include "uffd/layer.h"
+#include "vmm/worker_internal.h"
+
+/* A child that breaks the protocol is the daemon's to end: it finds it hanging. */
+static void child_failed(void *arg, uint32_t child, const struct ramet_err *err)
+{
+	(void)arg;
+	log_error("child %u: %s", child, err->msg);
+}
+
+int worker_donate(struct worker *w, struct worker_message *message, struct ramet_err *err)
+{
+	struct donor_params params = {
+		.device = message->fds[1],
+		.layer = message->fds[0],
+		.size = w->machine.mem.size,
+		.source = w->machine.mem.base,
+		.ranges = w->ranges->ranges,
+		.range_count = w->ranges->count,
+		.source_layers = message->fds + 2,
+		.source_layer_count = message->fd_count - 2,
+		.child_failed = child_failed,
+	};
+	int rc;
+
+	if (message->u.donate.source_layers != message->fd_count - 2)
+		return err_set(err, EPROTO, "donate message with %u layers came with %zu descriptors",
+			       message->u.donate.source_layers, message->fd_count);
+	rc = donor_create(&w->donor, &params, err);
+	if (rc)
+		return rc;
+	w->donor_layer = take_fd(&message->fds[0]);
+	w->donor_start_ns = clock_monotonic_ns();
+	w->phase = WORKER_DONOR;
+	/* The guest never runs again; its virtual machine costs kernel memory. */
+	machine_retire(&w->machine);
+	return 0;
+}
+
+int worker_child(struct worker *w, struct worker_message *message, struct ramet_err *err)
+{
+	const struct control_child *child = &message->u.child;
+	struct range ranges[CONTROL_CHILD_RANGES_MAX];
+	size_t head = offsetof(struct control_child, ranges);
+	struct ramet_err local = { 0 };
+
+	if (message->length < head || child->range_count > CONTROL_CHILD_RANGES_MAX ||
+	    message->length != head + child->range_count * sizeof(child->ranges[0]))
+		return err_set(err, EPROTO, "child message of %zu bytes", message->length);
+	for (uint32_t i = 0; i < child->range_count; i++)
+		ranges[i] = (struct range){ child->ranges[i].start, child->ranges[i].end };
+	/* A child that is gone already, say: the others still want their memory. */
+	if (donor_add_child(w->donor, child->id, message->fds[0], child->base, ranges,
+			    child->range_count, &local))
+		log_error("child %u cannot be served: %s", child->id, local.msg);
+	else
+		message->fds[0] = -1;
+	return 0;
+}
+
+static int filled(struct worker *w, struct ramet_err *err)
+{
+	struct control_filled reply = { .header = { CONTROL_VERSION, CONTROL_FILLED } };
+	struct donor_stats stats;
+	int rc = donor_finish(w->donor, err);
+
+	if (!rc)
+		rc = layer_seal(w->donor_layer, err);
+	if (rc)
+		return rc;
+	close_fd(&w->donor_layer);
+	donor_stats(w->donor, &stats);
+	reply.pages = stats.bytes / PAGE_SIZE;
+	reply.demanded_pages = stats.demanded / PAGE_SIZE;
+	reply.fill_ns = clock_monotonic_ns() - w->donor_start_ns;
+	return worker_send(w, &reply, sizeof(reply), NULL, 0);
+}
+
+int worker_donor_step(struct worker *w, struct ramet_err *err)
+{
+	int rc;
+
+	if (w->donor_layer < 0)
+		return 0; /* finished: children are only freed of their watch */
+	rc = donor_step(w->donor, err);
+	if (!rc && donor_done(w->donor))
+		rc = filled(w, err);
+	return rc;
+}
+
+bool worker_donor_busy(const struct worker *w)
+{
+	return w->phase == WORKER_DONOR && w->donor_layer >= 0;
+}
+
+int worker_donor_fd(const struct worker *w)
+{
+	return w->donor ? donor_fd(w->donor) : -1;
+}
+
+void worker_donor_end(struct worker *w)
+{
+	donor_destroy(w->donor);
+	close_fd(&w->donor_layer);
+}
