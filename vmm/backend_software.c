@@ -21,6 +21,7 @@
 #define SFMASK 0x44500u
 #define ENTRY_VA HV_PAGE_VA(HV_PAGE_SHIM)
 #define OUT_LENGTH 2u
+#define RETRIES_MAX 6u /* then every 1.9 ms */
 
 static struct software *software_get(const struct machine *m)
 {
@@ -300,11 +301,15 @@ static int decode(struct machine *m, struct vcpu_exit *exit, struct ramet_err *e
 	}
 }
 
-/* Short enough not to be felt, long enough to leave the fast path's code. */
+/* Short enough not to be felt, long enough to leave the fast path's code; longer
+ * each time, or a host that is slow to enter the guest never gets there. */
 static void retry_soon(struct machine *m)
 {
-	struct itimerspec spec = { .it_value = { .tv_nsec = 30000 } };
+	struct software *sw = software_get(m);
+	struct itimerspec spec = { .it_value = { .tv_nsec = 30000l << sw->retries } };
 
+	if (sw->retries < RETRIES_MAX)
+		sw->retries++;
 	(void)timer_settime((timer_t)m->timer_id, 0, &spec, NULL);
 }
 
@@ -316,6 +321,7 @@ static int software_enter(struct machine *m, struct vcpu_exit *exit, struct rame
 
 	sw->resume_raw = false;
 	if (!raw) {
+		sw->retries = 0;
 		if (backend_ops_pending(m) && !m->vcpu.kernel_mode)
 			software_mmu_commit(m);
 		registers_store(m);

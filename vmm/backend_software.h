@@ -11,6 +11,7 @@ struct software {
 	uint64_t gs_other;  /* GS base of the inactive mode (plain path) */
 	uint32_t dirty;     /* KVM_SYNC_X86_* to write back */
 	int commit_error;
+	unsigned int retries; /* entries in a row only to leave the fast path's code */
 };
 
 /* Lays out the hypervisor area for the fast path in the guest. 0 or -errno. */

@@ -14,6 +14,7 @@ struct program {
 static const struct program programs[] = {
 	{ "hello", hello_main, "prints a greeting and the machine's facts" },
 	{ "bench_getpid", bench_getpid_main, "system call cost; n=" },
+	{ "idle", idle_main, "sleeps; seconds=" },
 	{ "stress_avx", stress_avx_main, "vector and x87 state; rounds= yields= seconds= seed=" },
 	{ "stress_cow", stress_cow_main, "fork and copy-on-write; rounds= kib=" },
 	{ "stress_int3", stress_int3_main, "breakpoints; n= seconds= timer_us=" },

@@ -5,6 +5,7 @@
 
 int hello_main(int argc, char **argv);
 int bench_getpid_main(int argc, char **argv);
+int idle_main(int argc, char **argv);
 int stress_avx_main(int argc, char **argv);
 int stress_cow_main(int argc, char **argv);
 int stress_int3_main(int argc, char **argv);
