@@ -117,7 +117,7 @@ struct control_shell {
 };
 
 #define CONTROL_LAYERS_MAX 48u
-#define CONTROL_BUNDLE_MAX (256u * 1024)
+#define CONTROL_BUNDLE_MAX (256u * 1024) /* the size of every bundle */
 
 /* The bundle is the machine state, then the encoded extent map (uffd/extent_map.h);
  * layer i of the map is descriptor i + 1. */

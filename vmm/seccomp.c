@@ -138,6 +138,7 @@ static const struct rule rules[] = {
 	CALL1(fcntl, EQ(1, F_GET_SEALS)),
 	CALL1(fcntl, EQ(1, F_DUPFD_CLOEXEC)),	/* a child's own copy of its userfaultfd */
 
+	CALL(sysinfo),				/* qsort() of more than 1 KiB: how much memory is there? */
 	CALL(getrandom),			/* entropy for the guest's generation */
 	CALL(exit),				/* a thread's end */
 	CALL(exit_group),			/* the worker's end */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "lib/cleanup.h"
@@ -207,20 +208,37 @@ static int changed_ranges(struct worker *w, struct control_paused *reply, struct
 	return 0;
 }
 
-static int bundle_write(int fd, const void *data, size_t len, struct ramet_err *err)
+/* The jail forbids to make files longer, so the daemon has given the bundle its
+ * size and it is written through a mapping. */
+static int bundle_map(int fd, uint8_t **bundle, struct ramet_err *err)
 {
-	const uint8_t *p = data;
+	struct stat st;
+	void *at;
 
-	while (len) {
-		ssize_t n = write(fd, p, len);
+	if (fstat(fd, &st) || st.st_size < (off_t)CONTROL_BUNDLE_MAX)
+		return err_set(err, EPROTO, "the bundle is shorter than %u bytes", CONTROL_BUNDLE_MAX);
+	at = mmap(NULL, CONTROL_BUNDLE_MAX, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (at == MAP_FAILED)
+		return err_errno(err, errno, "cannot map the bundle");
+	*bundle = at;
+	return 0;
+}
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return err_errno(err, n ? errno : ENOSPC, "cannot write the bundle");
-		p += n;
-		len -= (size_t)n;
-	}
+static int bundle_write(int fd, const struct state_buffer *state, const struct range_list *ranges,
+			struct ramet_err *err)
+{
+	size_t bytes = ranges->count * sizeof(ranges->ranges[0]);
+	uint8_t *bundle = NULL;
+	int rc;
+
+	if (state->len + bytes > CONTROL_BUNDLE_MAX)
+		return err_set(err, E2BIG, "%zu ranges do not fit into the bundle", ranges->count);
+	rc = bundle_map(fd, &bundle, err);
+	if (rc)
+		return rc;
+	memcpy(bundle, state->data, state->len);
+	memcpy(bundle + state->len, ranges->ranges, bytes);
+	(void)munmap(bundle, CONTROL_BUNDLE_MAX);
 	return 0;
 }
 
@@ -234,10 +252,7 @@ static int pause_report(struct worker *w, struct control_paused *reply, struct r
 	if (!rc)
 		rc = changed_ranges(w, reply, err);
 	if (!rc)
-		rc = bundle_write(w->pause_bundle, state.data, state.len, err);
-	if (!rc)
-		rc = bundle_write(w->pause_bundle, w->ranges->ranges,
-				  w->ranges->count * sizeof(w->ranges->ranges[0]), err);
+		rc = bundle_write(w->pause_bundle, &state, w->ranges, err);
 	reply->state_bytes = state.len;
 	state_buffer_free(&state);
 	return rc;
