@@ -6,32 +6,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "engine/agent_state.h"
 #include "engine/text.h"
 #include "lib/cleanup.h"
 
-#define REQUEST_BUCKETS 64u
 /* Reads per wake-up, so that one flooding guest does not hold up the others. */
 #define READS_PER_EVENT 4
 
-struct agent {
-	const struct limits *limits;
-	struct agent_callbacks callbacks;
-	void *arg;
-	int fd;
-	sd_event_source *io;
-	sd_event_source *failure; /* deferred: reports `error` */
-	bool stopped;
-	bool greeted; /* HELLO came */
-	struct ramet_err error;
-	uint32_t next_id;
-	unsigned int outstanding;
-	LIST_HEAD(, agent_request) requests[REQUEST_BUCKETS];
-	TAILQ_HEAD(, agent_waiter) waiters;
-	struct frame_parser parser;
-	struct frame_queue queue;
-};
-
-static struct agent_request *request_find(struct agent *agent, uint32_t id)
+struct agent_request *agent_request_find(struct agent *agent, uint32_t id)
 {
 	struct agent_request *request;
 
@@ -48,6 +30,7 @@ void agent_stop(struct agent *agent)
 	agent->stopped = true;
 	agent->io = sd_event_source_disable_unref(agent->io);
 	agent->failure = sd_event_source_disable_unref(agent->failure);
+	agent->kick = sd_event_source_disable_unref(agent->kick);
 }
 
 void agent_break(struct agent *agent, const struct ramet_err *err)
@@ -70,9 +53,15 @@ static int agent_on_failure(sd_event_source *source, void *arg)
 	return 0;
 }
 
-static bool agent_usable(const struct agent *agent)
+bool agent_usable(const struct agent *agent)
 {
 	return !agent->stopped && !agent->error.code;
+}
+
+/* Bytes that may go out now: while held, only those from before. */
+static size_t agent_due(const struct agent *agent)
+{
+	return agent->held ? agent->barrier : frame_queue_length(&agent->queue);
 }
 
 /* Asks for EPOLLOUT exactly while bytes wait. */
@@ -80,25 +69,28 @@ static void agent_arm(struct agent *agent)
 {
 	uint32_t events = EPOLLIN;
 
-	if (frame_queue_length(&agent->queue))
+	if (agent_due(agent))
 		events |= EPOLLOUT;
 	if (agent->io)
 		(void)sd_event_source_set_io_events(agent->io, events);
 }
 
 /* Sends what the socket takes. Errors surface at the next read. */
-static void agent_flush(struct agent *agent)
+void agent_flush(struct agent *agent)
 {
-	while (frame_queue_length(&agent->queue)) {
+	while (agent_due(agent)) {
 		size_t length;
 		const void *bytes = frame_queue_peek(&agent->queue, &length);
-		ssize_t n = send(agent->fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = send(agent->fd, bytes, agent_due(agent), MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
 			break;
 		frame_queue_drop(&agent->queue, (size_t)n);
+		agent->sent += (uint64_t)n;
+		if (agent->held)
+			agent->barrier -= (size_t)n;
 	}
 	agent_arm(agent);
 }
@@ -128,17 +120,24 @@ int agent_request_send(struct agent *agent, struct agent_request *request, uint8
 			"too many requests wait for the sandbox's agent (limit requests_max: %u)",
 			agent->limits->requests_max);
 	id = agent->next_id;
-	while (!id || request_find(agent, id))
+	while (!id || agent_request_find(agent, id))
 		id++;
 	r = agent_put(agent, id, type, fixed, fixed_length, data, length);
 	if (r < 0)
 		return err_errno(err, -r, "cannot queue a request to the sandbox's agent");
 	agent->next_id = id + 1;
+	request->type = type;
+	agent_request_enter(agent, request, id);
+	return 0;
+}
+
+void agent_request_enter(struct agent *agent, struct agent_request *request, uint32_t id)
+{
 	agent->outstanding++;
 	request->agent = agent;
 	request->id = id;
+	request->held = agent->held;
 	LIST_INSERT_HEAD(&agent->requests[id % REQUEST_BUCKETS], request, link);
-	return 0;
 }
 
 void agent_request_end(struct agent_request *request)
@@ -172,7 +171,7 @@ void agent_notify(struct agent *agent, uint32_t id, uint8_t type, const void *fi
 
 bool agent_writable(const struct agent *agent)
 {
-	return agent_usable(agent) &&
+	return agent_usable(agent) && !agent->held &&
 	       frame_queue_length(&agent->queue) < agent->limits->channel_queue_high;
 }
 
@@ -192,7 +191,7 @@ void agent_wait_cancel(struct agent *agent, struct agent_waiter *waiter)
 	TAILQ_REMOVE(&agent->waiters, waiter, link);
 }
 
-static void agent_run_waiters(struct agent *agent)
+void agent_run_waiters(struct agent *agent)
 {
 	if (frame_queue_length(&agent->queue) >= agent->limits->channel_queue_low)
 		return;
@@ -239,7 +238,7 @@ static int agent_dispatch(struct agent *agent, const struct frame *frame, struct
 		return agent_hello(agent, frame, err);
 	if (frame->type == MSG_HELLO)
 		return err_set(err, EPROTO, "the agent said HELLO twice");
-	request = request_find(agent, frame->id);
+	request = agent_request_find(agent, frame->id);
 	if (!request)
 		return err_set(err, EPROTO,
 			       "the agent answered request %u, which is not outstanding",
@@ -248,7 +247,7 @@ static int agent_dispatch(struct agent *agent, const struct frame *frame, struct
 }
 
 /* Hands out what the parser holds. */
-static int agent_parse(struct agent *agent, struct ramet_err *err)
+int agent_parse(struct agent *agent, struct ramet_err *err)
 {
 	while (agent_usable(agent)) {
 		struct frame frame;
@@ -264,7 +263,7 @@ static int agent_parse(struct agent *agent, struct ramet_err *err)
 }
 
 /* 1: read something, 0: nothing there. */
-static int agent_read(struct agent *agent, struct ramet_err *err)
+int agent_read(struct agent *agent, struct ramet_err *err)
 {
 	size_t room;
 	void *space = frame_parser_space(&agent->parser, &room);
@@ -278,10 +277,11 @@ static int agent_read(struct agent *agent, struct ramet_err *err)
 	if (n <= 0)
 		return err_set(err, ECONNRESET, "the guest's agent channel closed");
 	frame_parser_added(&agent->parser, (size_t)n);
+	agent->received += (uint64_t)n;
 	return 1;
 }
 
-static int agent_on_io(sd_event_source *source, int fd, uint32_t revents, void *arg)
+int agent_on_io(sd_event_source *source, int fd, uint32_t revents, void *arg)
 {
 	struct agent *agent = arg;
 	struct ramet_err err = { 0 };
@@ -315,6 +315,7 @@ int agent_create(sd_event *loop, const struct limits *limits, int fd,
 
 	if (!a)
 		return err_set(err, ENOMEM, "no memory for an agent connection");
+	a->loop = loop;
 	a->limits = limits;
 	a->callbacks = *callbacks;
 	a->arg = arg;
@@ -326,6 +327,10 @@ int agent_create(sd_event *loop, const struct limits *limits, int fd,
 	r = sd_event_add_defer(loop, &a->failure, agent_on_failure, a);
 	if (r >= 0)
 		r = sd_event_source_set_enabled(a->failure, SD_EVENT_OFF);
+	if (r >= 0)
+		r = sd_event_add_defer(loop, &a->kick, agent_on_kick, a);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(a->kick, SD_EVENT_OFF);
 	if (r >= 0)
 		r = sd_event_add_io(loop, &a->io, fd, EPOLLIN, agent_on_io, a);
 	if (r < 0) {

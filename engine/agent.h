@@ -34,6 +34,8 @@ struct agent_callbacks {
 struct agent_request {
 	struct agent *agent; /* NULL: not outstanding */
 	uint32_t id;
+	uint8_t type; /* enum message_type of what was sent */
+	bool held;    /* not sent yet, see agent_quiesce() */
 	/* One frame of the answer. The owner calls agent_request_end() at the
 	 * last. A negative return value, with a sentence, means the guest broke
 	 * the protocol. */
@@ -96,10 +98,52 @@ int agent_error(const struct frame *frame, struct ramet_err *err);
  * Returns -EPROTO. */
 int agent_unexpected(const struct frame *frame, const char *what, struct ramet_err *err);
 
-/* ---- simple requests: one answer, MSG_OK or MSG_ERROR ---- */
+/* ---- stopping, copying and moving a connection: engine/agent_fork.c ---- */
 
-/* `err` is NULL after MSG_OK. */
+/* `err` is NULL on success. */
 typedef void (*agent_done_cb)(void *arg, const struct ramet_err *err);
+
+/* Holds back all further output and waits until the guest's agent has taken
+ * what went before. Returns 1 when it already has, 0 when `done` will be
+ * called, -errno. Input goes on. Once at a time; agent_release() ends it. */
+int agent_quiesce(struct agent *agent, agent_done_cb done, void *arg, struct ramet_err *err);
+
+/* Output goes on. Harmless when it was not held. */
+void agent_release(struct agent *agent);
+bool agent_held(const struct agent *agent);
+
+/* The guest is stopped, after `to_host` and `to_guest` bytes in all went
+ * through this channel. Takes in what has not been read, for later. -EPROTO
+ * when the numbers are not those of this end. */
+int agent_settle(struct agent *agent, uint64_t to_host, uint64_t to_guest, struct ramet_err *err);
+
+/* Goes on with another channel to the same guest, at the same place. `fd` is
+ * taken over on success. */
+int agent_switch(struct agent *agent, int fd, struct ramet_err *err);
+
+/* A connection at one moment, between agent_settle() and agent_release(): all
+ * that a connection to a copy of the guest needs to know. */
+struct agent_snapshot;
+int agent_snapshot(const struct agent *agent, struct agent_snapshot **snapshot,
+		   struct ramet_err *err);
+void agent_snapshot_free(struct agent_snapshot *snapshot);
+
+/* As agent_create(), for a copy of the guest. What was outstanding is answered
+ * to nobody; execs are left to exec_queue_adopt(). There is no `hello`. */
+int agent_create_copy(sd_event *loop, const struct limits *limits, int fd,
+		      const struct agent_snapshot *snapshot,
+		      const struct agent_callbacks *callbacks, void *arg, struct agent **agent,
+		      struct ramet_err *err);
+
+/* Closes a file handle of the guest without effect; nobody waits for it. */
+int agent_close_handle(struct agent *agent, uint32_t handle, struct ramet_err *err);
+/* Enters a request that the guest was sent in its former life, under `id`. */
+void agent_request_enter(struct agent *agent, struct agent_request *request, uint32_t id);
+
+/* Handles the input that agent_settle() or a snapshot left, from the loop. */
+void agent_kick(struct agent *agent);
+
+/* ---- simple requests: one answer, MSG_OK or MSG_ERROR ---- */
 
 struct agent_identity {
 	uint64_t wall_ns; /* 0: leave the clock */

@@ -7,26 +7,14 @@
 
 #include "engine/internal.h"
 
-static struct sandbox *engine_find_lost(struct engine *engine, const char *id)
-{
-	struct sandbox *s;
-
-	TAILQ_FOREACH(s, &engine->lost, link)
-	if (!strcmp(s->id, id))
-		return s;
-	return NULL;
-}
-
-/* A worker was reaped; workers are named after their sandboxes. */
+/* A worker was reaped. */
 static void engine_worker_exited(void *arg, const char *name, int wait_status)
 {
 	struct engine *engine = arg;
-	struct sandbox *s = engine_sandbox_find(engine, name);
+	struct vm *vm = vm_find(engine, name);
 
-	if (!s)
-		s = engine_find_lost(engine, name);
-	if (s)
-		sandbox_exited(s, wait_status, spawner_last_exit(engine->spawner)->oom_killed);
+	if (vm)
+		vm_exited(vm, wait_status, spawner_last_exit(engine->spawner)->oom_killed);
 }
 
 static int engine_check(const struct engine_config *config, struct ramet_err *err)
@@ -74,7 +62,7 @@ int engine_create(sd_event *loop, const struct engine_config *config, struct eng
 	if (config->max_sandboxes)
 		e->limits.max_sandboxes = config->max_sandboxes;
 	TAILQ_INIT(&e->sandboxes);
-	TAILQ_INIT(&e->lost);
+	TAILQ_INIT(&e->vms);
 	e->image_dir = strdup(config->image_dir);
 	r = e->image_dir ? engine_start(e, config, err)
 			 : err_set(err, ENOMEM, "no memory for the engine");
@@ -89,16 +77,15 @@ int engine_create(sd_event *loop, const struct engine_config *config, struct eng
 void engine_destroy(struct engine *engine)
 {
 	struct sandbox *s;
+	struct vm *vm;
 
 	if (!engine)
 		return;
 	engine->destroying = true;
 	while ((s = TAILQ_FIRST(&engine->sandboxes)))
 		sandbox_destroy(s);
-	while ((s = TAILQ_FIRST(&engine->lost))) {
-		TAILQ_REMOVE(&engine->lost, s, link);
-		sandbox_destroy(s);
-	}
+	while ((vm = TAILQ_FIRST(&engine->vms)))
+		vm_destroy(vm);
 	spawner_destroy(engine->spawner); /* kills and reaps the workers */
 	state_close(engine->state);
 	free(engine->image_dir);

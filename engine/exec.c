@@ -5,36 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/exec_state.h"
 #include "lib/clock.h"
 #include "lib/log.h"
 
-#define CODE_PIECE  (64u * 1024)
-/* Credit goes back in steps of this, not for every line. */
-#define CREDIT_STEP (EXEC_CREDIT_INITIAL / 4)
+#define CODE_PIECE (64u * 1024)
 #define EXIT_FLAGS_KNOWN                                                                           \
 	(EXIT_TIMED_OUT | EXIT_INTERRUPTED | EXIT_REPL_RESTARTED | EXIT_STATE_LOST |               \
 	 EXIT_OUTPUT_CUT | EXIT_CANCELLED)
 
-struct exec {
-	struct agent_request request; /* first; outstanding once announced */
-	struct exec_queue *queue;
-	TAILQ_ENTRY(exec) link;
-	struct exec_callbacks callbacks;
-	void *arg;
-	bool abandoned; /* no callback any more */
-	bool ending;    /* `done` is being called */
-	bool announced; /* MSG_EXEC went out */
-	struct msg_exec message;
-	char *code;
-	size_t code_sent;
-	uint64_t granted;  /* credit, bytes */
-	uint64_t received; /* output that used it */
-	uint64_t consumed; /* given back by the caller */
-	uint64_t passed;   /* stdout and stderr */
-	uint64_t start_ns;
-};
-
-static bool exec_sent(const struct exec *exec)
+bool exec_sent(const struct exec *exec)
 {
 	return exec->announced && exec->code_sent == exec->message.code_length;
 }
@@ -44,8 +24,6 @@ static void exec_free_code(struct exec *exec)
 	free(exec->code);
 	exec->code = NULL;
 }
-
-static void exec_queue_watch(struct exec_queue *queue);
 
 /* Takes an exec out of everything, tells its caller and frees it. */
 static void exec_end(struct exec *exec, const struct exec_exit *result, const struct ramet_err *err)
@@ -64,14 +42,15 @@ static void exec_end(struct exec *exec, const struct exec_exit *result, const st
 	if (!exec->abandoned)
 		exec->callbacks.done(exec->arg, result, err);
 	free(exec);
+	exec_queue_check_drained(queue);
 }
 
-static void exec_grant(struct exec *exec)
+void exec_grant(struct exec *exec)
 {
 	struct msg_credit credit;
 	uint64_t due = exec->consumed + EXEC_CREDIT_INITIAL - exec->granted;
 
-	if (due < CREDIT_STEP || !exec->request.agent)
+	if (due < CREDIT_STEP || !exec->request.agent || agent_held(exec->request.agent))
 		return;
 	credit.bytes = (uint32_t)due;
 	exec->granted += due;
@@ -136,7 +115,7 @@ static int exec_exited(struct exec *exec, const struct frame *frame, struct rame
 	return 0;
 }
 
-static int exec_reply(struct agent_request *request, const struct frame *frame,
+int exec_reply(struct agent_request *request, const struct frame *frame,
 		      struct ramet_err *err)
 {
 	struct exec *exec = (struct exec *)request;
@@ -156,12 +135,12 @@ static int exec_reply(struct agent_request *request, const struct frame *frame,
 	}
 }
 
-static void exec_lost(struct agent_request *request, const struct ramet_err *err)
+void exec_lost(struct agent_request *request, const struct ramet_err *err)
 {
 	exec_end((struct exec *)request, NULL, err);
 }
 
-static void exec_cancel(struct exec *exec)
+void exec_cancel(struct exec *exec)
 {
 	agent_notify(exec->request.agent, exec->request.id, MSG_CANCEL, NULL, 0, NULL, 0);
 }
@@ -173,7 +152,7 @@ static int exec_send(struct exec *exec, struct ramet_err *err)
 	int r;
 
 	if (!exec->announced) {
-		if (!agent_writable(agent))
+		if (exec->queue->held || !agent_writable(agent))
 			return 1;
 		r = agent_request_send(agent, &exec->request, MSG_EXEC, &exec->message,
 				       sizeof(exec->message), NULL, 0, err);
@@ -197,12 +176,12 @@ static int exec_send(struct exec *exec, struct ramet_err *err)
 	return 0;
 }
 
-static struct exec *exec_first_unsent(struct exec_queue *queue)
+struct exec *exec_first_unsent(struct exec_queue *queue)
 {
 	struct exec *exec;
 
 	TAILQ_FOREACH(exec, &queue->execs, link)
-	if (!exec_sent(exec))
+	if (!exec_sent(exec) && (exec->announced || !queue->held))
 		return exec;
 	return NULL;
 }
@@ -221,6 +200,7 @@ static void exec_queue_ready(struct agent_waiter *waiter)
 		exec_end(exec, NULL, &err);
 	if (exec_first_unsent(queue))
 		agent_wait(queue->agent, &queue->waiter);
+	exec_queue_check_drained(queue);
 }
 
 void exec_queue_init(struct exec_queue *queue, sd_event *loop, const struct limits *limits)
@@ -265,13 +245,14 @@ static int exec_queue_on_backstop(sd_event_source *source, uint64_t usec, void *
 }
 
 /* Sets the backstop for the exec that runs now. */
-static void exec_queue_watch(struct exec_queue *queue)
+void exec_queue_watch(struct exec_queue *queue)
 {
 	struct exec *exec = TAILQ_FIRST(&queue->execs);
 	uint64_t usec = queue->limits->timeout_grace / 1000;
 
 	queue->backstop = sd_event_source_disable_unref(queue->backstop);
-	if (!exec || (!exec->message.timeout_ms && !exec->abandoned))
+	if (!exec || exec->orphan || queue->suspended ||
+	    (!exec->message.timeout_ms && !exec->abandoned))
 		return;
 	if (!exec->abandoned)
 		usec += exec->message.timeout_ms * (uint64_t)1000;

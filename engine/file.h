@@ -40,6 +40,14 @@ int file_upload(struct file_set *set, const char *path, uint32_t mode,
 int file_list(struct file_set *set, const char *path, const struct file_callbacks *callbacks,
 	      void *arg, struct file_transfer **transfer, struct ramet_err *err);
 
+/* ---- pausing and forking: engine/file_fork.c ---- */
+
+/* Handles that a guest stopped by agent_quiesce() holds open for transfers; room
+ * for FILE_HANDLES_MAX. Returns how many. */
+size_t file_set_handles(const struct file_set *set, uint32_t *handles);
+/* The guest is stopped, or goes on: its time for an answer begins anew. */
+void file_set_suspend(struct file_set *set, bool suspended);
+
 /* ---- between engine/file*.c ---- */
 
 /* One outstanding read or write. */

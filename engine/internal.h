@@ -14,7 +14,7 @@
 #include "engine/spawner.h"
 #include "engine/state.h"
 #include "engine/template.h"
-#include "engine/worker.h"
+#include "engine/vm.h"
 
 TAILQ_HEAD(sandbox_list, sandbox);
 
@@ -25,14 +25,15 @@ struct engine {
 	char *image_dir;
 	struct spawner *spawner;
 	struct sandbox_list sandboxes; /* listed, oldest first */
-	struct sandbox_list lost;      /* unlisted; their workers would not die */
 	unsigned int count;            /* listed */
+	struct vm_list vms;            /* every worker process */
+	unsigned int vm_count;
+	uint64_t vm_serial;
 	bool destroying;
 };
 
 /* Where a sandbox is on its way; sandbox_state is the outside view of it. */
 enum sandbox_phase {
-	PHASE_SPAWN,  /* the spawner was asked for a worker */
 	PHASE_JAIL,   /* until CONTROL_READY */
 	PHASE_SETUP,  /* until CONTROL_BOOTED */
 	PHASE_KERNEL, /* until CONTROL_CHANNEL */
@@ -69,16 +70,9 @@ struct sandbox {
 	void *created_arg;
 	TAILQ_HEAD(, sandbox_waiter) closers;
 
-	bool spawning; /* the spawner has not answered yet */
-	bool alive;    /* the spawner has not reported the exit yet */
-	bool killed;   /* by us */
-	bool given_up; /* killed, and still not gone */
-	bool unlisted; /* in engine->lost */
-	bool oom_killed;
-	int wait_status;
-	struct worker *worker;
+	bool given_up; /* its worker was killed, and is still not gone */
+	struct vm *vm; /* its worker; NULL: none */
 	struct agent *agent;
-	int channel_fd;              /* until the agent takes it */
 	struct template_files image; /* until they were sent */
 	struct exec_queue execs;
 	struct file_set files;
@@ -98,9 +92,8 @@ int sandbox_set_params(struct sandbox *sandbox, const struct sandbox_params *par
 		       struct ramet_err *err);
 void sandbox_free_params(struct sandbox *sandbox);
 
-/* The boot, from the spawner's answer (a spawner_started_cb) to ready.
- * engine/sandbox_boot.c */
-void sandbox_started(void *arg, const struct worker_process *process, const struct ramet_err *err);
+/* The boot, from a worker that is started to ready. engine/sandbox_boot.c */
+int sandbox_boot(struct sandbox *sandbox, struct ramet_err *err);
 
 /* The end. engine/sandbox_end.c */
 
@@ -109,8 +102,10 @@ void sandbox_started(void *arg, const struct worker_process *process, const stru
  * anywhere; a later cause changes nothing. */
 void sandbox_fail(struct sandbox *sandbox, const struct ramet_err *cause);
 
-/* The worker was reaped. May free the sandbox. */
-void sandbox_exited(struct sandbox *sandbox, int wait_status, bool oom_killed);
+/* What a sandbox does when its worker is lost or gone: members of struct
+ * vm_events. */
+void sandbox_vm_lost(void *arg, const struct ramet_err *err);
+void sandbox_vm_gone(void *arg);
 
 /* Ends a sandbox at once, for engine_destroy(): callers hear ECANCELED, the
  * worker is the spawner's to kill. Frees it. */

@@ -40,6 +40,21 @@ struct limits {
 	uint64_t end_grace;      /* ns a worker gets to report its end and exit */
 	uint64_t close_deadline; /* ns from SIGKILL to the exit report */
 
+	/* Forks. */
+	unsigned int fork_children;  /* of one fork */
+	unsigned int fork_layers;    /* of one guest's memory, <= CONTROL_LAYERS_MAX */
+	unsigned int fork_extents;   /* of one guest's memory */
+	unsigned int fork_gap_pages; /* changed pages this close become one range */
+	uint64_t fork_child_memory;  /* free host memory that each child needs, bytes */
+	uint64_t fork_deadline;      /* ns from the call until all children answered */
+	uint64_t pause_deadline;     /* ns until a guest took its input and stopped */
+	uint64_t reseed_deadline;    /* ns from a guest's first instruction to its answer */
+
+	/* Templates and the pool. */
+	unsigned int templates_max; /* frozen at once */
+	unsigned int pool_size;     /* idle shells of a kind, while it is in use */
+	uint64_t pool_idle;         /* ns without use before its shells go */
+
 	/* The agent channel, per sandbox. */
 	size_t channel_queue_low;  /* waiting writers go on below it, bytes */
 	size_t channel_queue_high; /* bulk writers wait above it, bytes */
@@ -85,6 +100,19 @@ static const struct limits limits_default = {
 	.boot_deadline = 60 * (uint64_t)SECONDS_NS,
 	.end_grace = 1 * (uint64_t)SECONDS_NS,
 	.close_deadline = 10 * (uint64_t)SECONDS_NS,
+
+	.fork_children = 1024,
+	.fork_layers = 32,
+	.fork_extents = 512,
+	.fork_gap_pages = 16,
+	.fork_child_memory = 4 * (uint64_t)MIB,
+	.fork_deadline = 60 * (uint64_t)SECONDS_NS,
+	.pause_deadline = 5 * (uint64_t)SECONDS_NS,
+	.reseed_deadline = 20 * (uint64_t)SECONDS_NS,
+
+	.templates_max = 16,
+	.pool_size = 4,
+	.pool_idle = 300 * (uint64_t)SECONDS_NS,
 
 	.channel_queue_low = 512 * KIB,
 	.channel_queue_high = 1 * MIB,

@@ -32,8 +32,6 @@ static int id_make(char *id, struct ramet_err *err)
 static const char *phase_words(enum sandbox_phase phase)
 {
 	switch (phase) {
-	case PHASE_SPAWN:
-		return "its worker had not started";
 	case PHASE_JAIL:
 		return "its worker was not jailed";
 	case PHASE_SETUP:
@@ -71,7 +69,6 @@ static struct sandbox *sandbox_alloc(struct engine *engine, struct ramet_err *er
 		return NULL;
 	}
 	s->engine = engine;
-	s->channel_fd = -1;
 	s->image = (struct template_files){ -1, { -1, -1, -1 } };
 	s->created_ns = clock_monotonic_ns();
 	s->created_wall_ns = clock_wall_ns();
@@ -91,21 +88,14 @@ static struct sandbox *sandbox_alloc(struct engine *engine, struct ramet_err *er
 
 static int sandbox_spawn(struct sandbox *s, struct ramet_err *err)
 {
-	const struct limits *limits = &s->engine->limits;
-	const struct worker_limits worker = {
-		.memory_bytes = s->memory_bytes + limits->worker_memory_extra +
-				s->memory_bytes / limits->worker_memory_fraction,
-		.pids = limits->worker_pids,
-		.cpu_percent = limits->worker_cpu_percent,
-	};
-	int r = sandbox_set_deadline(s, limits->boot_deadline, boot_on_deadline);
+	int r = sandbox_set_deadline(s, s->engine->limits.boot_deadline, boot_on_deadline);
 
 	if (r < 0)
 		return err_errno(err, -r, "no timer for a sandbox");
 	r = state_record(s->engine->state, s->id, s->template_name, err);
 	if (r < 0)
 		return r;
-	r = spawner_start(s->engine->spawner, s->id, &worker, sandbox_started, s, err);
+	r = sandbox_boot(s, err);
 	if (r < 0)
 		state_forget(s->engine->state, s->id);
 	return r;
@@ -135,7 +125,6 @@ int engine_sandbox_create(struct engine *engine, const struct sandbox_params *pa
 		sandbox_free(s);
 		return r;
 	}
-	s->spawning = true;
 	s->created = done;
 	s->created_arg = arg;
 	TAILQ_INSERT_TAIL(&engine->sandboxes, s, link);
@@ -195,7 +184,9 @@ void sandbox_info(const struct sandbox *sandbox, struct sandbox_info *info)
 
 size_t sandbox_console(const struct sandbox *sandbox, char *buf, size_t size)
 {
-	return sandbox->worker ? worker_console(sandbox->worker, buf, size) : 0;
+	const struct vm *vm = sandbox->vm;
+
+	return vm && vm->worker ? worker_console(vm->worker, buf, size) : 0;
 }
 
 /* Whether work can be given to it; the error says why not. */

@@ -8,7 +8,6 @@
 #include <sys/random.h>
 
 #include "engine/internal.h"
-#include "lib/cleanup.h"
 #include "lib/clock.h"
 #include "lib/log.h"
 
@@ -30,7 +29,7 @@ static void boot_ready(void *arg)
 	if (s->phase != PHASE_JAIL)
 		return;
 	memcpy(boot.initrd_fds, s->image.initrd_fds, sizeof(s->image.initrd_fds));
-	r = worker_boot(s->worker, &boot, &err);
+	r = worker_boot(s->vm->worker, &boot, &err);
 	template_close(&s->image);
 	s->phase = PHASE_SETUP;
 	s->jailed_ns = clock_monotonic_ns();
@@ -140,58 +139,26 @@ static void boot_channel(void *arg)
 	if (s->phase != PHASE_KERNEL)
 		return;
 	s->phase = PHASE_AGENT;
-	if (agent_create(s->engine->loop, &s->engine->limits, s->channel_fd, &callbacks, s,
+	if (agent_create(s->engine->loop, &s->engine->limits, s->vm->channel_fd, &callbacks, s,
 			 &s->agent, &err) < 0) {
 		sandbox_fail(s, &err);
 		return;
 	}
-	s->channel_fd = -1;
+	s->vm->channel_fd = -1;
 	exec_queue_connect(&s->execs, s->agent);
 	file_set_connect(&s->files, s->agent);
 }
 
-static void boot_worker_lost(void *arg, const struct ramet_err *err)
+int sandbox_boot(struct sandbox *sandbox, struct ramet_err *err)
 {
-	sandbox_fail(arg, err->code == ECONNRESET ? NULL : err);
-}
-
-static int boot_attach(struct sandbox *s, int control_fd, int channel_fd, struct ramet_err *err)
-{
-	static const struct worker_callbacks callbacks = {
-		.ready = boot_ready,
-		.booted = boot_booted,
-		.channel = boot_channel,
-		.lost = boot_worker_lost,
+	static const struct vm_events events = {
+		.worker = { .ready = boot_ready,
+			    .booted = boot_booted,
+			    .channel = boot_channel,
+			    .lost = sandbox_vm_lost },
+		.gone = sandbox_vm_gone,
 	};
-	cleanup_close int control = control_fd;
-	int r;
 
-	s->channel_fd = channel_fd;
-	r = worker_create(s->engine->loop, &s->engine->limits, control, &callbacks, s, &s->worker,
-			  err);
-	if (r == 0)
-		control = -1;
-	return r;
-}
-
-void sandbox_started(void *arg, const struct worker_process *process, const struct ramet_err *err)
-{
-	struct sandbox *s = arg;
-	struct ramet_err cause;
-
-	s->spawning = false;
-	if (err) {
-		sandbox_fail(s, err);
-		sandbox_arm(s);
-		return;
-	}
-	s->alive = true;
-	if (s->phase != PHASE_SPAWN) { /* ended meanwhile; its kill is under way */
-		(void)close(process->control_fd);
-		(void)close(process->channel_fd);
-		return;
-	}
-	s->phase = PHASE_JAIL;
-	if (boot_attach(s, process->control_fd, process->channel_fd, &cause) < 0)
-		sandbox_fail(s, &cause);
+	return vm_start(sandbox->engine, sandbox->memory_bytes, &events, sandbox, &sandbox->vm,
+			err);
 }

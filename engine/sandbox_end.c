@@ -10,7 +10,6 @@
 
 #include "engine/internal.h"
 #include "engine/text.h"
-#include "lib/cleanup.h"
 #include "lib/log.h"
 
 #define CONSOLE_LOGGED 400 /* bytes; fits one line of the log */
@@ -44,10 +43,9 @@ static int end_on_unkillable(sd_event_source *source, uint64_t usec, void *arg)
 
 static void end_kill(struct sandbox *s)
 {
-	s->killed = true;
-	if (!s->alive && !s->spawning)
+	if (!s->vm || vm_gone(s->vm))
 		return;
-	(void)spawner_kill(s->engine->spawner, s->id); /* ESRCH: its exit is on the way */
+	vm_kill(s->vm);
 	if (sandbox_set_deadline(s, s->engine->limits.close_deadline, end_on_unkillable) < 0)
 		log_error("no timer for the end of sandbox %s", s->id);
 }
@@ -63,7 +61,7 @@ static int end_on_grace(sd_event_source *source, uint64_t usec, void *arg)
 /* Common to failing and closing: no further input, worker on its way out. */
 static void end_begin(struct sandbox *s, const struct ramet_err *cause)
 {
-	bool wait = !cause && s->alive;
+	bool wait = !cause && s->vm && s->vm->alive;
 
 	s->phase = PHASE_END;
 	if (cause)
@@ -87,17 +85,22 @@ void sandbox_fail(struct sandbox *sandbox, const struct ramet_err *cause)
 	end_begin(sandbox, cause);
 }
 
-void sandbox_exited(struct sandbox *sandbox, int wait_status, bool oom_killed)
+/* When a connection merely closed, the process's end tells more. */
+void sandbox_vm_lost(void *arg, const struct ramet_err *err)
 {
-	sandbox->alive = false;
-	sandbox->wait_status = wait_status;
-	sandbox->oom_killed = oom_killed;
-	if (sandbox->phase < PHASE_END) {
-		if (sandbox->state == SANDBOX_READY)
-			sandbox->state = SANDBOX_FAILED;
-		end_begin(sandbox, NULL);
-	}
-	sandbox_arm(sandbox);
+	sandbox_fail(arg, err->code == ECONNRESET ? NULL : err);
+}
+
+void sandbox_vm_gone(void *arg)
+{
+	sandbox_fail(arg, NULL);
+	sandbox_arm(arg);
+}
+
+/* Nothing is to be waited for. */
+static bool end_complete(const struct sandbox *s)
+{
+	return s->given_up || !s->vm || vm_gone(s->vm);
 }
 
 /* Which errors callers are promised (engine.h). */
@@ -117,7 +120,7 @@ static int end_code(int code)
 static void end_log(const struct sandbox *s)
 {
 	char console[CONSOLE_LOGGED], text[CONSOLE_LOGGED];
-	size_t n = s->worker ? worker_console(s->worker, console, sizeof(console)) : 0;
+	size_t n = sandbox_console(s, console, sizeof(console));
 
 	if (s->cause.code == ECANCELED)
 		return;
@@ -129,23 +132,18 @@ static void end_log(const struct sandbox *s)
 /* Settles s->cause and takes everything down that waits for this guest. */
 static void end_settle(struct sandbox *s)
 {
-	const struct worker_end end = {
-		.reaped = !s->alive && !s->spawning,
-		.wait_status = s->wait_status,
-		.oom_killed = s->oom_killed,
-		.killed = s->killed,
-	};
 	char words[sizeof(s->cause.msg)];
 	struct agent *agent = s->agent;
 	struct ramet_err err;
 
-	worker_describe_end(s->worker, &end, words, sizeof(words));
+	if (s->vm)
+		vm_describe_end(s->vm, words, sizeof(words));
 	if (!s->cause.code)
-		(void)err_set(&s->cause, EIO, "%s", words);
+		(void)err_set(&s->cause, EIO, "%s",
+			      s->vm ? words : "the sandbox's worker went away");
 	s->cause.code = end_code(s->cause.code);
 	end_log(s);
 	s->deadline = sd_event_source_disable_unref(s->deadline);
-	close_fd(&s->channel_fd);
 	template_close(&s->image);
 	err = s->cause; /* callbacks get one that stays */
 	exec_queue_end(&s->execs, &err);
@@ -182,29 +180,24 @@ static void end_tell(struct sandbox *s, const struct ramet_err *err, const struc
 
 void sandbox_free(struct sandbox *sandbox)
 {
-	worker_destroy(sandbox->worker);
-	close_fd(&sandbox->channel_fd);
+	vm_release(sandbox->vm);
 	sandbox->deadline = sd_event_source_disable_unref(sandbox->deadline);
 	sandbox->step = sd_event_source_disable_unref(sandbox->step);
 	sandbox_free_params(sandbox);
 	free(sandbox);
 }
 
-/* Out of the list, callers told, and freed unless its worker hangs. */
+/* Out of the list, callers told, and freed. */
 static void end_finish(struct sandbox *s)
 {
-	bool hangs = s->alive || s->spawning;
+	bool hangs = s->vm && !vm_gone(s->vm);
 	struct ramet_err err = s->cause, stuck;
 
 	(void)err_set(&stuck, ETIMEDOUT, "the worker of sandbox %s does not die; it is left alone",
 		      s->id);
 	end_unlist(s);
-	s->unlisted = true;
-	if (hangs)
-		TAILQ_INSERT_TAIL(&s->engine->lost, s, link);
 	end_tell(s, &err, hangs ? &stuck : NULL);
-	if (!hangs)
-		sandbox_free(s);
+	sandbox_free(s);
 }
 
 int sandbox_step(sd_event_source *source, void *arg)
@@ -212,20 +205,13 @@ int sandbox_step(sd_event_source *source, void *arg)
 	struct sandbox *s = arg;
 
 	(void)source;
-	if (s->phase == PHASE_END && (s->given_up || (!s->alive && !s->spawning))) {
+	if (s->phase == PHASE_END && end_complete(s)) {
 		s->phase = PHASE_DEAD;
 		end_settle(s);
 	}
-	if (s->phase != PHASE_DEAD)
-		return 0;
-	if (s->unlisted) {
-		if (!s->alive && !s->spawning) {
-			TAILQ_REMOVE(&s->engine->lost, s, link);
-			sandbox_free(s);
-		}
-	} else if (s->state == SANDBOX_CLOSING || s->state == SANDBOX_CREATING) {
+	if (s->phase == PHASE_DEAD &&
+	    (s->state == SANDBOX_CLOSING || s->state == SANDBOX_CREATING))
 		end_finish(s);
-	}
 	return 0;
 }
 
@@ -256,8 +242,7 @@ void sandbox_destroy(struct sandbox *sandbox)
 
 	(void)err_set(&err, ECANCELED, "the daemon is stopping");
 	sandbox->state = SANDBOX_CLOSING;
-	if (!sandbox->unlisted)
-		end_unlist(sandbox);
+	end_unlist(sandbox);
 	if (sandbox->phase < PHASE_DEAD) {
 		sandbox->phase = PHASE_DEAD;
 		sandbox->cause = err;

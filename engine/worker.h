@@ -3,7 +3,8 @@
  * A worker is trusted no more than the guest in it: every message is checked
  * for version, type, length and order, and one that does not fit ends it.
  * Knows nothing of processes; whoever started the worker kills and reaps it
- * and asks worker_describe_end() for the sentence that says why it ended. */
+ * (engine/vm.h) and asks worker_describe_end() for the sentence that says why
+ * it ended. */
 #ifndef RAMET_ENGINE_WORKER_H
 #define RAMET_ENGINE_WORKER_H
 
@@ -18,11 +19,21 @@
 
 struct worker;
 
-/* Called from the loop, in this order; `lost` at any time, once, last. */
+/* Called from the loop, as answers to what was sent; `lost` at any time, once,
+ * last. NULL members are not called. */
 struct worker_callbacks {
-	void (*ready)(void *arg);   /* jailed; worker_boot() may be called */
-	void (*booted)(void *arg);  /* the guest's first instruction is next */
+	void (*ready)(void *arg);   /* jailed; worker_boot() or worker_shell() may be called */
+	void (*booted)(void *arg);  /* the guest's first (or next) instruction is next */
 	void (*channel)(void *arg); /* the guest's agent is connected */
+	void (*shell)(void *arg);   /* worker_restore() may be called */
+	/* worker_run() may be called. `uffds` are userfaultfds of the layers
+	 * that are being filled, in their order; they are closed afterwards. */
+	void (*restored)(void *arg, const struct control_restored *restored, const int *uffds,
+			 size_t count);
+	void (*paused)(void *arg, const struct control_paused *paused);
+	void (*filled)(void *arg, const struct control_filled *filled);
+	/* The worker refused `request` (enum control_type); nothing changed. */
+	void (*refused)(void *arg, uint32_t request, const struct ramet_err *err);
 	/* No more comes: EPROTO when the worker broke the protocol; ECONNRESET
 	 * when it closed the socket or reported its end. */
 	void (*lost)(void *arg, const struct ramet_err *err);
@@ -45,8 +56,28 @@ struct worker_boot {
 	unsigned int initrd_count;
 };
 
-/* Sends CONTROL_BOOT; once, after `ready`. */
+struct worker_restore {
+	int bundle_fd; /* these stay the caller's */
+	const int *layer_fds;
+	uint32_t layer_count;
+	uint64_t state_bytes;
+	uint64_t map_bytes;
+	uint64_t filling; /* bit i: layer i still has holes */
+};
+
+/* Requests; descriptors stay the caller's. What the socket does not take now
+ * is sent later, in order. -EINVAL: not in the state for it; -ENOBUFS, -ENOMEM. */
 int worker_boot(struct worker *worker, const struct worker_boot *boot, struct ramet_err *err);
+int worker_shell(struct worker *worker, uint64_t ram_bytes, int isolation, bool plain, int uffd_fd,
+		 struct ramet_err *err);
+int worker_restore(struct worker *worker, const struct worker_restore *restore,
+		   struct ramet_err *err);
+int worker_run(struct worker *worker, struct ramet_err *err);
+int worker_pause(struct worker *worker, const struct control_pause *pause, int bundle_fd,
+		 struct ramet_err *err);
+int worker_resume(struct worker *worker, struct ramet_err *err);
+int worker_donate(struct worker *worker, int layer_fd, struct ramet_err *err);
+int worker_child(struct worker *worker, uint64_t base, int uffd, struct ramet_err *err);
 
 /* Copies the last console output; returns its length. */
 size_t worker_console(const struct worker *worker, char *buf, size_t size);
