@@ -172,30 +172,11 @@ static int child_check(const struct donor *donor, int uffd, uint64_t base,
 	return 0;
 }
 
-/* A child that is gone answers ENOMEM (the kernel has no more mm of it) and
- * needs nothing. One that changed its mappings is released where it can be. */
-static int child_release(const struct donor_child *child, struct ramet_err *err)
-{
-	int result = 0;
-
-	for (size_t i = 0; i < child->count; i++) {
-		const struct range *r = &child->ranges[i];
-		int rc = userfault_unregister(child->uffd, child->base + r->start,
-					      r->end - r->start, err);
-
-		if (rc == -ENOMEM || rc == -ESRCH)
-			return 0;
-		if (rc)
-			result = rc;
-	}
-	return result;
-}
-
 static void child_release_or_report(struct donor *donor, const struct donor_child *child)
 {
 	struct ramet_err reason;
 
-	if (child_release(child, &reason) == 0)
+	if (userfault_release(child->uffd, child->base, child->ranges, child->count, &reason) == 0)
 		return;
 	(void)err_prefix(&reason, "child %u", child->id);
 	donor->stats.failed++;

@@ -57,6 +57,24 @@ int userfault_unregister(int uffd, uint64_t addr, uint64_t len, struct ramet_err
 	return 0;
 }
 
+int userfault_release(int uffd, uint64_t base, const struct range *ranges, size_t count,
+		      struct ramet_err *err)
+{
+	int result = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		int rc = userfault_unregister(uffd, base + ranges[i].start,
+					      ranges[i].end - ranges[i].start, err);
+
+		/* The kernel's answer for a process that is gone. */
+		if (rc == -ENOMEM || rc == -ESRCH)
+			return 0;
+		if (rc)
+			result = rc;
+	}
+	return result;
+}
+
 int userfault_wake(int uffd, uint64_t addr, uint64_t len)
 {
 	struct uffdio_range range = { .start = addr, .len = len };

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "lib/err.h"
+#include "uffd/ranges.h"
 
 /* Returns a descriptor of /dev/userfaultfd. -ENOENT, -EACCES: no device, or
  * not for this user. */
@@ -30,6 +31,14 @@ int userfault_register(int uffd, uint64_t addr, uint64_t len, struct ramet_err *
 /* The reverse; whoever waits there goes on. Works on the process that made
  * `uffd`, whoever calls. -ENOMEM also when that process is gone. */
 int userfault_unregister(int uffd, uint64_t addr, uint64_t len, struct ramet_err *err);
+
+/* Ends a child's watch of a filled layer, whoever calls (the donor; the daemon
+ * when the donor is gone already): unregisters `ranges` of the layer that the
+ * child mapped at `base`. Without it a fault that began before its page came,
+ * but waits only now, would wait forever. 0 also when the child is gone.
+ * -EINVAL: it has changed its mappings; the others are released nevertheless. */
+int userfault_release(int uffd, uint64_t base, const struct range *ranges, size_t count,
+		      struct ramet_err *err);
 
 /* Whoever waits in [addr, addr + len) looks again. -ENOTTY: not a userfaultfd. */
 int userfault_wake(int uffd, uint64_t addr, uint64_t len);
