@@ -170,7 +170,7 @@ static int jailed_run(const struct arguments *a)
 		log_error("%s", err.msg);
 		return EXIT_FAILURE;
 	}
-	return worker_run(&a->fds);
+	return worker_main(&a->fds);
 }
 
 int main(int argc, char **argv)

@@ -20,7 +20,7 @@
 
 /* ---- to the daemon ---- */
 
-int worker_send(struct worker *w, const void *data, size_t len, const int *fds, size_t nfds)
+int control_reply(struct worker *w, const void *data, size_t len, const int *fds, size_t nfds)
 {
 	struct pollfd pfd = { .fd = w->fds.control, .events = POLLOUT };
 	int rc;
@@ -61,7 +61,7 @@ static void channel_report(void *arg)
 {
 	struct control_header message = { CONTROL_VERSION, CONTROL_CHANNEL };
 
-	(void)worker_send(arg, &message, sizeof(message), NULL, 0);
+	(void)control_reply(arg, &message, sizeof(message), NULL, 0);
 }
 
 static void stats_reply(struct worker *w)
@@ -78,7 +78,7 @@ static void stats_reply(struct worker *w)
 		.channel_to_guest = s->channel_to_guest,
 	};
 
-	(void)worker_send(w, &message, sizeof(message), NULL, 0);
+	(void)control_reply(w, &message, sizeof(message), NULL, 0);
 }
 
 static int ready_send(struct worker *w)
@@ -87,7 +87,7 @@ static int ready_send(struct worker *w)
 					 .kvm_kind = w->probe.kind,
 					 .pid = (uint32_t)getpid() };
 
-	return worker_send(w, &message, sizeof(message), NULL, 0);
+	return control_reply(w, &message, sizeof(message), NULL, 0);
 }
 
 static void ended_send(struct worker *w, enum end_reason reason, int code, const char *text)
@@ -97,7 +97,7 @@ static void ended_send(struct worker *w, enum end_reason reason, int code, const
 					 .code = (uint32_t)code };
 
 	(void)snprintf(message.text, sizeof(message.text), "%s", text);
-	(void)worker_send(w, &message, sizeof(message), NULL, 0);
+	(void)control_reply(w, &message, sizeof(message), NULL, 0);
 }
 
 static void refuse(struct worker *w, const struct worker_message *message, int code,
@@ -108,7 +108,7 @@ static void refuse(struct worker *w, const struct worker_message *message, int c
 					.code = (uint32_t)code };
 
 	(void)snprintf(reply.text, sizeof(reply.text), "%s", text);
-	(void)worker_send(w, &reply, sizeof(reply), NULL, 0);
+	(void)control_reply(w, &reply, sizeof(reply), NULL, 0);
 }
 
 /* ---- from the daemon ---- */
@@ -120,27 +120,28 @@ static void message_close(struct worker_message *message)
 	message->fd_count = 0;
 }
 
-/* Takes one message if there is one. 1, 0 when none waits; the process exits
- * when the daemon is gone: nobody is left to report to. */
-static int message_take(struct worker *w, struct worker_message *message)
+/* Takes one message if there is one. 1, 0 when none waits, -EPROTO for one that
+ * is not a control message. The process exits when the daemon is gone: nobody is
+ * left to report to. */
+static int message_take(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	ssize_t n;
 
-	do {
-		message->fd_count = 0;
-		n = fdpass_recv(w->fds.control, &message->u, sizeof(message->u), message->fds,
-				&message->fd_count);
-	} while (n == -EMSGSIZE);
+	message->fd_count = 0;
+	n = fdpass_recv(w->fds.control, &message->u, sizeof(message->u), message->fds,
+			&message->fd_count);
 	if (n == -EAGAIN)
 		return 0;
+	if (n == -EMSGSIZE)
+		return err_set(err, EPROTO, "control message of more than %zu bytes",
+			       sizeof(message->u));
 	if (n <= 0)
 		exit(EXIT_SUCCESS);
 	message->length = (size_t)n;
 	if (message->length < sizeof(message->u.header) ||
 	    message->u.header.version != CONTROL_VERSION) {
-		log_warn("ignored a control message of %zd bytes", n);
 		message_close(message);
-		return 0;
+		return err_set(err, EPROTO, "malformed control message of %zd bytes", n);
 	}
 	return 1;
 }
@@ -157,15 +158,15 @@ struct rule {
 
 static const struct rule rules[] = {
 	{ CONTROL_BOOT, IN(WORKER_IDLE), sizeof(struct control_boot), 1, CONTROL_INITRD_MAX + 1,
-	  worker_boot },
-	{ CONTROL_SHELL, IN(WORKER_IDLE), sizeof(struct control_shell), 1, 1, worker_shell },
+	  handle_boot },
+	{ CONTROL_SHELL, IN(WORKER_IDLE), sizeof(struct control_shell), 1, 1, handle_shell },
 	{ CONTROL_RESTORE, IN(WORKER_SHELL), sizeof(struct control_restore), 1,
-	  CONTROL_LAYERS_MAX + 1, worker_restore },
-	{ CONTROL_RUN, IN(WORKER_LOADED), sizeof(struct control_header), 0, 0, worker_start },
-	{ CONTROL_RESUME, IN(WORKER_PAUSED), sizeof(struct control_header), 0, 0, worker_resume },
+	  CONTROL_LAYERS_MAX + 1, handle_restore },
+	{ CONTROL_RUN, IN(WORKER_LOADED), sizeof(struct control_header), 0, 0, handle_start },
+	{ CONTROL_RESUME, IN(WORKER_PAUSED), sizeof(struct control_header), 0, 0, handle_resume },
 	{ CONTROL_DONATE, IN(WORKER_PAUSED), sizeof(struct control_donate), 2,
-	  CONTROL_LAYERS_MAX + 2, worker_donate },
-	{ CONTROL_CHILD, IN(WORKER_DONOR), 0, 1, 1, worker_child },
+	  CONTROL_LAYERS_MAX + 2, handle_donate },
+	{ CONTROL_CHILD, IN(WORKER_DONOR), 0, 1, 1, handle_child },
 };
 
 static int message_dispatch(struct worker *w, struct worker_message *message, struct ramet_err *err)
@@ -182,7 +183,7 @@ static int message_dispatch(struct worker *w, struct worker_message *message, st
 		if (r->type != type)
 			continue;
 		if (!(r->phases & IN(w->phase)))
-			break;
+			return err_set(err, EPROTO, "control message %u comes out of order", type);
 		if ((r->length && message->length != r->length) || message->fd_count < r->fds_min ||
 		    message->fd_count > r->fds_max)
 			return err_set(err, EPROTO,
@@ -190,8 +191,7 @@ static int message_dispatch(struct worker *w, struct worker_message *message, st
 				       message->length, message->fd_count);
 		return r->handle(w, message, err);
 	}
-	refuse(w, message, EINVAL, "not possible in the worker's present phase");
-	return 0;
+	return err_set(err, EPROTO, "control message of unknown type %u", type);
 }
 
 /* A pause is taken note of here; the run loop stops at the next boundary. */
@@ -212,8 +212,14 @@ static void control_service(void *arg)
 {
 	struct worker *w = arg;
 	struct worker_message message;
+	struct ramet_err err = { 0 };
+	int rc;
 
-	while (message_take(w, &message)) {
+	while ((rc = message_take(w, &message, &err)) != 0) {
+		if (rc < 0) {
+			log_warn("%s", err.msg);
+			continue;
+		}
 		if (message.u.header.type == CONTROL_STATS)
 			stats_reply(w);
 		else if (message.u.header.type == CONTROL_PAUSE)
@@ -224,7 +230,7 @@ static void control_service(void *arg)
 	}
 }
 
-int worker_machine_connect(struct worker *w, struct ramet_err *err)
+int machine_connect(struct worker *w, struct ramet_err *err)
 {
 	struct machine *m = &w->machine;
 
@@ -250,23 +256,24 @@ static int guest_run(struct worker *w, struct ramet_err *err)
 		ended_send(w, w->machine.end_reason, 0, w->machine.end_text);
 		return 0;
 	}
-	return worker_paused(w, err);
+	return machine_paused_report(w, err);
 }
 
 /* Waits for a control message and handles it; a donor does its work meanwhile. */
 static int message_wait(struct worker *w, struct ramet_err *err)
 {
 	struct pollfd pfd[] = { { .fd = w->fds.control, .events = POLLIN },
-				{ .fd = worker_donor_fd(w), .events = POLLIN } };
+				{ .fd = donation_fd(w), .events = POLLIN } };
 	struct worker_message message;
-	int rc = 0;
+	int rc;
 
-	(void)poll(pfd, 2, worker_donor_busy(w) ? 0 : -1);
-	if (message_take(w, &message)) {
+	(void)poll(pfd, 2, donation_busy(w) ? 0 : -1);
+	rc = message_take(w, &message, err);
+	if (rc > 0) {
 		rc = message_dispatch(w, &message, err);
 		message_close(&message);
 	}
-	return rc || w->phase != WORKER_DONOR ? rc : worker_donor_step(w, err);
+	return rc || w->phase != WORKER_DONOR ? rc : donation_step(w, err);
 }
 
 static int worker_serve(struct worker *w, struct ramet_err *err)
@@ -280,7 +287,7 @@ static int worker_serve(struct worker *w, struct ramet_err *err)
 	return rc;
 }
 
-int worker_run(const struct worker_fds *fds)
+int worker_main(const struct worker_fds *fds)
 {
 	cleanup_free struct worker *w = calloc(1, sizeof(*w));
 	struct ramet_err err = { 0 };
@@ -295,7 +302,7 @@ int worker_run(const struct worker_fds *fds)
 		log_error("%s", err.msg);
 		ended_send(w, END_ERROR, -rc, err.msg);
 	}
-	worker_donor_end(w);
+	donation_end(w);
 	if (w->has_machine)
 		machine_destroy(&w->machine);
 	close_fd(&w->userfault_device);

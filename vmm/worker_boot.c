@@ -21,7 +21,7 @@ static int boot_check(const struct worker_message *message, struct ramet_err *er
 	return 0;
 }
 
-int worker_boot(struct worker *w, struct worker_message *message, struct ramet_err *err)
+int handle_boot(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	const struct control_boot *boot = &message->u.boot;
 	struct domain_config config = { .kernel_fd = message->fds[0],
@@ -39,7 +39,7 @@ int worker_boot(struct worker *w, struct worker_message *message, struct ramet_e
 	if (rc)
 		return rc;
 	w->has_machine = true;
-	rc = worker_machine_connect(w, err);
+	rc = machine_connect(w, err);
 	if (!rc)
 		rc = domain_build(m, &config, err);
 	if (!rc)
@@ -48,5 +48,5 @@ int worker_boot(struct worker *w, struct worker_message *message, struct ramet_e
 		return rc;
 	booted.setup_ns = clock_monotonic_ns() - start;
 	w->phase = WORKER_RUNNING;
-	return worker_send(w, &booted, sizeof(booted), NULL, 0);
+	return control_reply(w, &booted, sizeof(booted), NULL, 0);
 }

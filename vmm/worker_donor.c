@@ -18,7 +18,7 @@ static void child_failed(void *arg, uint32_t child, const struct ramet_err *err)
 	log_error("child %u: %s", child, err->msg);
 }
 
-int worker_donate(struct worker *w, struct worker_message *message, struct ramet_err *err)
+int handle_donate(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	struct donor_params params = {
 		.device = message->fds[1],
@@ -47,7 +47,7 @@ int worker_donate(struct worker *w, struct worker_message *message, struct ramet
 	return 0;
 }
 
-int worker_child(struct worker *w, struct worker_message *message, struct ramet_err *err)
+int handle_child(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	const struct control_child *child = &message->u.child;
 	struct range ranges[CONTROL_CHILD_RANGES_MAX];
@@ -83,10 +83,10 @@ static int filled(struct worker *w, struct ramet_err *err)
 	reply.pages = stats.bytes / PAGE_SIZE;
 	reply.demanded_pages = stats.demanded / PAGE_SIZE;
 	reply.fill_ns = clock_monotonic_ns() - w->donor_start_ns;
-	return worker_send(w, &reply, sizeof(reply), NULL, 0);
+	return control_reply(w, &reply, sizeof(reply), NULL, 0);
 }
 
-int worker_donor_step(struct worker *w, struct ramet_err *err)
+int donation_step(struct worker *w, struct ramet_err *err)
 {
 	int rc;
 
@@ -98,17 +98,17 @@ int worker_donor_step(struct worker *w, struct ramet_err *err)
 	return rc;
 }
 
-bool worker_donor_busy(const struct worker *w)
+bool donation_busy(const struct worker *w)
 {
 	return w->phase == WORKER_DONOR && w->donor_layer >= 0;
 }
 
-int worker_donor_fd(const struct worker *w)
+int donation_fd(const struct worker *w)
 {
 	return w->donor ? donor_fd(w->donor) : -1;
 }
 
-void worker_donor_end(struct worker *w)
+void donation_end(struct worker *w)
 {
 	donor_destroy(w->donor);
 	close_fd(&w->donor_layer);

@@ -15,7 +15,7 @@
 #include "vmm/state.h"
 #include "vmm/worker_internal.h"
 
-int worker_shell(struct worker *w, struct worker_message *message, struct ramet_err *err)
+int handle_shell(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	const struct control_shell *shell = &message->u.shell;
 	struct control_header reply = { CONTROL_VERSION, CONTROL_SHELL_READY };
@@ -27,7 +27,7 @@ int worker_shell(struct worker *w, struct worker_message *message, struct ramet_
 	w->has_machine = true;
 	w->userfault_device = take_fd(&message->fds[0]);
 	w->phase = WORKER_SHELL;
-	return worker_send(w, &reply, sizeof(reply), NULL, 0);
+	return control_reply(w, &reply, sizeof(reply), NULL, 0);
 }
 
 /* ---- restore ---- */
@@ -112,10 +112,10 @@ static int memory_restore(struct worker *w, const struct worker_message *message
 	reply.base = (uint64_t)w->machine.mem.base;
 	reply.extents = (uint32_t)map->count;
 	reply.stitch_ns = clock_monotonic_ns() - start;
-	return worker_send(w, &reply, sizeof(reply), uffds, count);
+	return control_reply(w, &reply, sizeof(reply), uffds, count);
 }
 
-int worker_restore(struct worker *w, struct worker_message *message, struct ramet_err *err)
+int handle_restore(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	const struct control_restore *r = &message->u.restore;
 	cleanup_free uint8_t *bundle = NULL;
@@ -133,16 +133,16 @@ int worker_restore(struct worker *w, struct worker_message *message, struct rame
 	if (!rc)
 		rc = state_apply(&w->machine, bundle, r->state_bytes, err);
 	if (!rc)
-		rc = worker_machine_connect(w, err);
+		rc = machine_connect(w, err);
 	if (!rc)
 		w->phase = WORKER_LOADED;
 	return rc;
 }
 
-int worker_start(struct worker *w, struct worker_message *message, struct ramet_err *err)
+int handle_start(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	struct control_booted reply = { .header = { CONTROL_VERSION, CONTROL_BOOTED } };
-	int rc = worker_send(w, &reply, sizeof(reply), NULL, 0);
+	int rc = control_reply(w, &reply, sizeof(reply), NULL, 0);
 
 	(void)message;
 	if (rc)
@@ -151,7 +151,7 @@ int worker_start(struct worker *w, struct worker_message *message, struct ramet_
 	return 0;
 }
 
-int worker_resume(struct worker *w, struct worker_message *message, struct ramet_err *err)
+int handle_resume(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	(void)message;
 	(void)err;
@@ -258,7 +258,7 @@ static int pause_report(struct worker *w, struct control_paused *reply, struct r
 	return rc;
 }
 
-int worker_paused(struct worker *w, struct ramet_err *err)
+int machine_paused_report(struct worker *w, struct ramet_err *err)
 {
 	struct control_paused reply = { .header = { CONTROL_VERSION, CONTROL_PAUSED } };
 	uint64_t stopped = clock_monotonic_ns();
@@ -273,11 +273,11 @@ int worker_paused(struct worker *w, struct ramet_err *err)
 						 .code = (uint32_t)-rc };
 
 		(void)snprintf(failed.text, sizeof(failed.text), "%s", err->msg);
-		return worker_send(w, &failed, sizeof(failed), NULL, 0); /* the guest goes on */
+		return control_reply(w, &failed, sizeof(failed), NULL, 0); /* the guest goes on */
 	}
 	w->phase = WORKER_PAUSED;
 	reply.channel_to_host = w->machine.stats.channel_to_host;
 	reply.channel_to_guest = w->machine.stats.channel_to_guest;
 	reply.state_ns = clock_monotonic_ns() - stopped;
-	return worker_send(w, &reply, sizeof(reply), NULL, 0);
+	return control_reply(w, &reply, sizeof(reply), NULL, 0);
 }

@@ -61,29 +61,29 @@ struct worker_message {
 };
 
 /* Sends one message to the daemon, waiting for room. 0 or -errno. */
-int worker_send(struct worker *w, const void *data, size_t len, const int *fds, size_t nfds);
+int control_reply(struct worker *w, const void *data, size_t len, const int *fds, size_t nfds);
 
 /* Machine callbacks and watched sockets: before a guest first runs. */
-int worker_machine_connect(struct worker *w, struct ramet_err *err);
+int machine_connect(struct worker *w, struct ramet_err *err);
 
 /* Handlers of messages; the phase and the message's size have been checked.
  * 0, or -errno when the worker can do nothing but report it and exit. */
-int worker_boot(struct worker *w, struct worker_message *message, struct ramet_err *err);
-int worker_shell(struct worker *w, struct worker_message *message, struct ramet_err *err);
-int worker_restore(struct worker *w, struct worker_message *message, struct ramet_err *err);
-int worker_start(struct worker *w, struct worker_message *message, struct ramet_err *err);
-int worker_resume(struct worker *w, struct worker_message *message, struct ramet_err *err);
-int worker_donate(struct worker *w, struct worker_message *message, struct ramet_err *err);
-int worker_child(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int handle_boot(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int handle_shell(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int handle_restore(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int handle_start(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int handle_resume(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int handle_donate(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int handle_child(struct worker *w, struct worker_message *message, struct ramet_err *err);
 
 /* One round of a donor: serves its children, copies a piece, or waits when all
  * is done. Control messages are the caller's. 0 or -errno. */
-int worker_donor_step(struct worker *w, struct ramet_err *err);
-bool worker_donor_busy(const struct worker *w);
-int worker_donor_fd(const struct worker *w); /* -1: none */
-void worker_donor_end(struct worker *w);
+int donation_step(struct worker *w, struct ramet_err *err);
+bool donation_busy(const struct worker *w);
+int donation_fd(const struct worker *w); /* -1: none */
+void donation_end(struct worker *w);
 
 /* The guest has stopped for w->pause: reports it. */
-int worker_paused(struct worker *w, struct ramet_err *err);
+int machine_paused_report(struct worker *w, struct ramet_err *err);
 
 #endif

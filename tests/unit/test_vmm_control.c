@@ -50,7 +50,7 @@ static int setup(void **state)
 
 		(void)close(control[0]);
 		(void)close(channel[0]);
-		_exit(worker_run(&fds));
+		_exit(worker_main(&fds));
 	}
 	(void)close(control[1]);
 	(void)close(channel[1]);
@@ -158,7 +158,7 @@ static void short_messages_are_refused(void **state)
 
 	wait_ready(b);
 	boot_send(b, &boot, sizeof(boot) - 1, 1);
-	expect_end(b, "boot message");
+	expect_end(b, "control message");
 }
 
 static void tiny_messages_are_refused(void **state)
@@ -167,7 +167,7 @@ static void tiny_messages_are_refused(void **state)
 
 	wait_ready(b);
 	boot_send(b, "x", 1, 0);
-	expect_end(b, "boot message");
+	expect_end(b, "control message");
 }
 
 static void long_messages_are_refused(void **state)
@@ -177,7 +177,7 @@ static void long_messages_are_refused(void **state)
 
 	wait_ready(b);
 	boot_send(b, junk, sizeof(junk), 1);
-	expect_end(b, "control socket");
+	expect_end(b, "control message");
 }
 
 static void other_versions_are_refused(void **state)
@@ -185,7 +185,7 @@ static void other_versions_are_refused(void **state)
 	struct control_boot boot = boot_message();
 
 	boot.header.version++;
-	expect_refusal(state, &boot, 1, "boot message");
+	expect_refusal(state, &boot, 1, "control message");
 }
 
 static void other_types_are_refused(void **state)
@@ -193,7 +193,7 @@ static void other_types_are_refused(void **state)
 	struct control_boot boot = boot_message();
 
 	boot.header.type = CONTROL_STATS;
-	expect_refusal(state, &boot, 1, "boot message");
+	expect_refusal(state, &boot, 1, "control message");
 }
 
 static void a_missing_kernel_is_refused(void **state)
@@ -223,7 +223,7 @@ static void too_many_initrds_are_refused(void **state)
 	struct control_boot boot = boot_message();
 
 	boot.initrd_count = CONTROL_INITRD_MAX + 1;
-	expect_refusal(state, &boot, CONTROL_INITRD_MAX + 2, "initrds");
+	expect_refusal(state, &boot, CONTROL_INITRD_MAX + 2, "descriptors");
 }
 
 static void endless_initrds_are_refused(void **state)
