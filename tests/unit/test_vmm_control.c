@@ -192,7 +192,7 @@ static void other_types_are_refused(void **state)
 {
 	struct control_boot boot = boot_message();
 
-	boot.header.type = CONTROL_STATS;
+	boot.header.type = CONTROL_READY;
 	expect_refusal(state, &boot, 1, "control message");
 }
 
@@ -231,7 +231,7 @@ static void endless_initrds_are_refused(void **state)
 	struct control_boot boot = boot_message();
 
 	boot.initrd_count = ~0u;
-	expect_refusal(state, &boot, 0, "initrds");
+	expect_refusal(state, &boot, 0, "descriptors");
 }
 
 static void a_long_command_line_is_refused(void **state)
