@@ -116,37 +116,77 @@ static void a_fault_outside_the_ranges_ends_the_service(void **state)
 
 /* ---- a descriptor made blocking ---- */
 
+/* When told to; then it waits at its first page. */
 static int work_block_the_reader(struct rig_child *c)
 {
-	if (fcntl(c->uffd, F_SETFL, 0) || write(c->sock, "x", 1) != 1)
+	char go;
+
+	if (recv(c->sock, &go, 1, 0) != 1 || fcntl(c->uffd, F_SETFL, 0) ||
+	    write(c->sock, "x", 1) != 1)
 		return 2;
-	return work_read_all(c);
+	return *(volatile uint8_t *)c->base;
 }
 
-static void a_blocking_descriptor_does_not_block_the_donor(void **state)
+static void make_blocking(int sock)
+{
+	char x;
+
+	assert_int_equal(send(sock, "g", 1, 0), 1);
+	assert_true(readable_within(sock, DEADLINE_MS));
+	assert_int_equal(recv(sock, &x, 1, 0), 1);
+}
+
+/* Child 5 is dropped by a call that returns; child 6 is served. */
+static void child_5_is_dropped(struct rig *rig, pid_t pid, int sock)
 {
 	struct donor_stats stats;
 	struct ramet_err err;
-	struct rig rig;
-	pid_t pid, sibling;
-	int sock, other;
-	char x;
+	pid_t sibling;
+	int other;
 
-	(void)state;
-	rig_open(&rig, device, SIZE, ranges_whole(SIZE));
-	pid = rig_child(&rig, 5, work_block_the_reader, &sock);
-	sibling = rig_child(&rig, 6, work_read_all, &other);
-	assert_int_equal(recv(sock, &x, 1, 0), 1);
-	assert_true(readable_within(donor_fd(rig.donor), DEADLINE_MS));
-	assert_int_equal(donor_serve(rig.donor, &err), 0);
-	assert_int_equal(rig.failed, 1);
-	assert_int_equal(rig.failed_child[0], 5);
-	donor_stats(rig.donor, &stats);
+	sibling = rig_child(rig, 6, work_read_all, &other);
+	assert_true(readable_within(donor_fd(rig->donor), DEADLINE_MS));
+	assert_int_equal(donor_serve(rig->donor, &err), 0);
+	assert_int_equal(rig->failed, 1);
+	assert_int_equal(rig->failed_child[0], 5);
+	donor_stats(rig->donor, &stats);
 	assert_int_equal(stats.children, 1);
 	assert_int_equal(kill(pid, SIGKILL), 0);
 	assert_int_equal(child_exit_status(pid), 128 + SIGKILL);
 	(void)close(sock);
-	siblings_are_well(&rig, sibling, other);
+	siblings_are_well(rig, sibling, other);
+}
+
+static void a_descriptor_made_blocking_does_not_block_the_donor(void **state)
+{
+	struct rig rig;
+	pid_t pid;
+	int sock;
+
+	(void)state;
+	rig_open(&rig, device, SIZE, ranges_whole(SIZE));
+	pid = rig_child(&rig, 5, work_block_the_reader, &sock);
+	make_blocking(sock);
+	child_5_is_dropped(&rig, pid, sock);
+	rig_close(&rig);
+}
+
+static void a_descriptor_that_comes_blocking_does_not_block_the_donor(void **state)
+{
+	struct ramet_err err;
+	struct rig rig;
+	uint64_t base;
+	int sock, uffd;
+	pid_t pid;
+
+	(void)state;
+	rig_open(&rig, device, SIZE, ranges_whole(SIZE));
+	pid = rig_child_start(&rig, 5, work_block_the_reader, &sock, &uffd, &base);
+	make_blocking(sock);
+	assert_int_equal(donor_add_child(rig.donor, 5, uffd, base, rig.ranges->ranges,
+					 rig.ranges->count, &err),
+			 0);
+	child_5_is_dropped(&rig, pid, sock);
 	rig_close(&rig);
 }
 
@@ -270,7 +310,8 @@ int main(void)
 		cmocka_unit_test(descriptors_of_other_kinds_are_refused),
 		cmocka_unit_test(ranges_that_the_donor_does_not_fill_are_refused),
 		cmocka_unit_test(a_fault_outside_the_ranges_ends_the_service),
-		cmocka_unit_test(a_blocking_descriptor_does_not_block_the_donor),
+		cmocka_unit_test(a_descriptor_made_blocking_does_not_block_the_donor),
+		cmocka_unit_test(a_descriptor_that_comes_blocking_does_not_block_the_donor),
 		cmocka_unit_test(a_poked_hole_is_noticed),
 		cmocka_unit_test(a_poked_hole_that_should_be_zero_is_no_harm),
 		cmocka_unit_test(a_child_cannot_fill_the_layer_itself),
