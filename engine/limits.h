@@ -98,7 +98,7 @@ static const struct limits limits_default = {
 	.worker_cpu_percent = 200,
 	.console_tail = 64 * KIB,
 	.boot_deadline = 60 * (uint64_t)SECONDS_NS,
-	.end_grace = 1 * (uint64_t)SECONDS_NS,
+	.end_grace = 5 * (uint64_t)SECONDS_NS,
 	.close_deadline = 10 * (uint64_t)SECONDS_NS,
 
 	.fork_children = 1024,

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -89,6 +90,14 @@ static const struct attempt attempts[] = {
 	{ "timerfd_create", SYS_timerfd_create, { CLOCK_MONOTONIC, 0 } },
 	{ "timerfd_settime", SYS_timerfd_settime, { BAD_FD, 0, BYTES, 0 } },
 	{ "timerfd_gettime", SYS_timerfd_gettime, { BAD_FD, BYTES } },
+	{ "sysinfo", SYS_sysinfo, { BYTES } },
+	{ "epoll_create1", SYS_epoll_create1, { 0 } },
+	{ "epoll_ctl", SYS_epoll_ctl, { BAD_FD, 1, BAD_FD, BYTES } },
+	{ "epoll_wait", SYS_epoll_wait, { BAD_FD, BYTES, 1, 0 } },
+	{ "preadv2", SYS_preadv2, { BAD_FD, BYTES, 0, 0, 0, 0 } },
+	{ "fcntl F_ADD_SEALS", SYS_fcntl, { BAD_FD, F_ADD_SEALS, 0 } },
+	{ "fcntl F_GET_SEALS", SYS_fcntl, { BAD_FD, F_GET_SEALS } },
+	{ "fcntl F_DUPFD_CLOEXEC", SYS_fcntl, { BAD_FD, F_DUPFD_CLOEXEC, 0 } },
 	{ "getrandom", SYS_getrandom, { BYTES, 16, 0 } },
 	{ "ioctl TCGETS", SYS_ioctl, { BAD_FD, TCGETS, BYTES } },
 	KVM_PASSES(KVM_RUN), KVM_PASSES(KVM_GET_API_VERSION), KVM_PASSES(KVM_CHECK_EXTENSION),
@@ -108,6 +117,9 @@ static const struct attempt attempts[] = {
 	KVM_PASSES(KVM_SET_SIGNAL_MASK), KVM_PASSES(KVM_GET_TSC_KHZ),
 	KVM_PASSES(KVM_SET_TSC_KHZ), KVM_PASSES(KVM_HAS_DEVICE_ATTR),
 	KVM_PASSES(KVM_GET_DEVICE_ATTR), KVM_PASSES(KVM_SET_DEVICE_ATTR),
+	KVM_PASSES(KVM_ENABLE_CAP), KVM_PASSES(USERFAULTFD_IOC_NEW), KVM_PASSES(UFFDIO_API),
+	KVM_PASSES(UFFDIO_REGISTER), KVM_PASSES(UFFDIO_UNREGISTER), KVM_PASSES(UFFDIO_COPY),
+	KVM_PASSES(UFFDIO_ZEROPAGE), KVM_PASSES(UFFDIO_WAKE),
 };
 /* clang-format on */
 

@@ -121,7 +121,6 @@ static const struct attempt attempts[] = {
 	{ "dup", SYS_dup, { 0 } },
 	{ "dup3", SYS_dup3, { 0, 9, 0 } },
 	{ "pipe2", SYS_pipe2, { BYTES, 0 } },
-	{ "epoll_create1", SYS_epoll_create1, { 0 } },
 	{ "eventfd2", SYS_eventfd2, { 0, 0 } },
 	{ "inotify_init1", SYS_inotify_init1, { 0 } },
 	{ "fcntl F_DUPFD", SYS_fcntl, { 0, F_DUPFD, 9 } },
@@ -151,14 +150,13 @@ static const struct attempt attempts[] = {
 	{ "ioctl FIONBIO", SYS_ioctl, { 0, FIONBIO, BYTES } },
 	{ "ioctl KVM_CREATE_DEVICE", SYS_ioctl, { 0, KVM_CREATE_DEVICE, BYTES } },
 	{ "ioctl KVM_CREATE_IRQCHIP", SYS_ioctl, { 0, KVM_CREATE_IRQCHIP, 0 } },
-	{ "ioctl KVM_ENABLE_CAP", SYS_ioctl, { 0, (long)KVM_ENABLE_CAP, BYTES } },
 	{ "ioctl KVM_IRQFD", SYS_ioctl, { 0, KVM_IRQFD, BYTES } },
 	{ "ioctl KVM_IOEVENTFD", SYS_ioctl, { 0, KVM_IOEVENTFD, BYTES } },
 	{ "ioctl KVM_SET_GSI_ROUTING", SYS_ioctl, { 0, KVM_SET_GSI_ROUTING, BYTES } },
 	{ "ioctl KVM_SET_NESTED_STATE", SYS_ioctl, { 0, KVM_SET_NESTED_STATE, BYTES } },
 	{ "ioctl KVM_MEMORY_ENCRYPT_OP", SYS_ioctl, { 0, (long)KVM_MEMORY_ENCRYPT_OP, BYTES } },
 	{ "ioctl VHOST_SET_OWNER", SYS_ioctl, { 0, VHOST_SET_OWNER, 0 } },
-	{ "ioctl UFFDIO_API", SYS_ioctl, { 0, (long)UFFDIO_API, BYTES } },
+	{ "ioctl UFFDIO_WRITEPROTECT", SYS_ioctl, { 0, (long)UFFDIO_WRITEPROTECT, BYTES } },
 
 	/* The kernel's large surfaces. */
 	{ "bpf", SYS_bpf, { 0, BYTES, 48 } },

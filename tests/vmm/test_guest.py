@@ -140,7 +140,7 @@ class Ends(GuestTest):
         need(VMM, KERNEL)
         result = run(vmm_argv(initrds=()))
         self.assertEqual(result.status, PANIC, result.tell())
-        self.assertIn("Unable to mount root fs", result.reason)
+        self.assertRegex(result.reason, "Unable to mount root fs|No working init found")
 
 
 class Memory(GuestTest):
