@@ -6,7 +6,8 @@
  *
  * Parameters: budget_ms=N bounds each benchmark's time (default 900); only=NAME
  * runs one of them; ops=N sets the operations per batch, so that what a batch
- * needs around them loses its weight. Unknown arguments are refused. */
+ * needs around them loses its weight; once=1 runs one batch and no other before
+ * it. Unknown arguments are refused. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -412,16 +413,17 @@ static double percentile(const double *sorted, unsigned n, unsigned percent)
 	return sorted[rank ? rank - 1 : 0];
 }
 
-/* Batches until the budget is used up; the first one only warms up. Returns 0,
- * 1 when it was skipped, or -errno. */
+/* Batches until the budget is used up; the first one only warms up. With no
+ * budget one batch that counts. Returns 0, 1 when it was skipped, or -errno. */
 static int bench_run(const struct bench *b, unsigned ops, int64_t budget_ns)
 {
 	static double values[BATCHES_MAX];
+	const unsigned min = budget_ns ? BATCHES_MIN : 1, max = budget_ns ? BATCHES_MAX : 1;
 	int64_t until = now_ns() + budget_ns;
-	int64_t spent = b->batch(ops);
+	int64_t spent = budget_ns ? b->batch(ops) : 0;
 	unsigned n = 0;
 
-	while (spent >= 0 && n < BATCHES_MAX && (n < BATCHES_MIN || now_ns() < until)) {
+	while (spent >= 0 && n < max && (n < min || now_ns() < until)) {
 		spent = b->batch(ops);
 		if (spent >= 0)
 			values[n++] = (double)spent / ops / b->unit_ns;
@@ -460,7 +462,7 @@ static bool number_take(const char *argument, const char *name, long max, long *
 int main(int argc, char **argv)
 {
 	const char *only = NULL;
-	long budget_ms = 900, ops = 0;
+	long budget_ms = 900, ops = 0, once = 0;
 	unsigned ran = 0;
 	int failed = 0;
 
@@ -471,9 +473,11 @@ int main(int argc, char **argv)
 		if (!strncmp(argv[i], "only=", 5)) {
 			only = argv[i] + 5;
 		} else if (!number_take(argv[i], "budget_ms", 600000, &budget_ms) &&
-			   !number_take(argv[i], "ops", 100000, &ops)) {
+			   !number_take(argv[i], "ops", 100000, &ops) &&
+			   !number_take(argv[i], "once", 1, &once)) {
 			fprintf(stderr,
-				"%s: give budget_ms=1..600000, ops=1..100000 or only=NAME\n",
+				"%s: give budget_ms=1..600000, ops=1..100000, once=1 or "
+				"only=NAME\n",
 				argv[i]);
 			return 2;
 		}
@@ -483,7 +487,7 @@ int main(int argc, char **argv)
 			continue;
 		ran++;
 		failed += bench_run(&benches[i], ops ? (unsigned)ops : benches[i].ops,
-				    budget_ms * 1000000) < 0;
+				    once ? 0 : budget_ms * 1000000) < 0;
 	}
 	if (!ran)
 		fprintf(stderr, "%s: no such benchmark\n", only);
