@@ -82,7 +82,7 @@ size_t extent_map_compact(struct extent_map *map, uint32_t *kept);
 
 #define EXTENT_MAP_MAGIC          0x3150414du /* "MAP1" */
 #define EXTENT_MAP_HEADER         16u         /* u32 magic, u32 count, u64 size */
-#define EXTENT_MAP_ENTRY          16u /* u64 end, u32 layer, u32 zero; it starts where the last ended */
+#define EXTENT_MAP_ENTRY          16u /* u64 end, u32 layer, u32 zero; starts at the last end */
 #define EXTENT_MAP_ENCODED(count) (EXTENT_MAP_HEADER + (count)*EXTENT_MAP_ENTRY)
 
 /* Writes EXTENT_MAP_ENCODED(map->count) bytes to `buf` and returns their

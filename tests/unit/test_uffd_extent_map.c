@@ -1,5 +1,4 @@
-/* Extent maps: overlays against a map of single pages, the wire form against
- * damage. */
+/* Extent maps: overlays against a map of single pages, and fitting to a budget. */
 #include <errno.h>
 
 #include "tests/unit/uffd_fixture.h"
@@ -284,107 +283,6 @@ static void fitting_joins_the_cheapest_first(void **state)
 	assert_int_equal(list->ranges[1].end, 26 * PAGE);
 }
 
-/* ---- on the wire ---- */
-
-static void encoded_maps_come_back(void **state)
-{
-	uint64_t seed = 31;
-
-	(void)state;
-	for (int round = 0; round < 100; round++) {
-		cleanup_extent_map struct extent_map *map = NULL;
-		cleanup_extent_map struct extent_map *back = NULL;
-		uint32_t layers[PAGES];
-		uint8_t buf[EXTENT_MAP_ENCODED(EXTENT_MAP_MAX)];
-		int len;
-
-		map = map_random(&seed, 6, layers);
-		len = extent_map_encode(map, buf, sizeof(buf));
-		assert_int_equal(len, EXTENT_MAP_ENCODED(map->count));
-		assert_int_equal(extent_map_encode(map, buf, (size_t)len - 1), -ENOSPC);
-		assert_int_equal(extent_map_decode(&back, buf, (size_t)len, 6, NULL), 0);
-		map_is(back, layers);
-	}
-}
-
-static void truncated_maps_are_refused(void **state)
-{
-	cleanup_extent_map struct extent_map *map = NULL;
-	uint8_t buf[EXTENT_MAP_ENCODED(EXTENT_MAP_MAX) + 1];
-	uint32_t layers[PAGES];
-	uint64_t seed = 41;
-	struct extent_map *back = NULL;
-	struct ramet_err err;
-	int len;
-
-	(void)state;
-	map = map_random(&seed, 6, layers);
-	len = extent_map_encode(map, buf, sizeof(buf));
-	buf[len] = 0;
-	for (int n = 0; n < len; n++) {
-		/* A copy of exactly n bytes, so that a sanitizer sees any read beyond. */
-		cleanup_free uint8_t *part = malloc((size_t)n + 1);
-
-		assert_non_null(part);
-		memcpy(part, buf, (size_t)n);
-		assert_int_equal(extent_map_decode(&back, part, (size_t)n, 6, &err), -EINVAL);
-	}
-	assert_int_equal(extent_map_decode(&back, buf, (size_t)len + 1, 6, &err), -EINVAL);
-	assert_null(back);
-}
-
-static void layers_that_were_not_given_are_refused(void **state)
-{
-	cleanup_extent_map struct extent_map *map = NULL;
-	uint8_t buf[EXTENT_MAP_ENCODED(1)];
-	struct extent_map *back = NULL;
-	struct ramet_err err;
-
-	(void)state;
-	assert_int_equal(extent_map_create(&map, PAGE, 3, NULL), 0);
-	assert_int_equal(extent_map_encode(map, buf, sizeof(buf)), (int)sizeof(buf));
-	assert_int_equal(extent_map_decode(&back, buf, sizeof(buf), 3, &err), -EINVAL);
-	assert_non_null(strstr(err.msg, "layer 3 of 3"));
-	assert_int_equal(extent_map_decode(&back, buf, sizeof(buf), 4, &err), 0);
-	free(back);
-}
-
-/* Whatever decodes is a sound map, whatever was done to the bytes. */
-static void damaged_maps_are_refused_or_sound(void **state)
-{
-	uint64_t seed = 51;
-	unsigned int refused = 0;
-
-	(void)state;
-	for (int round = 0; round < 20000; round++) {
-		static struct extent_map *map;
-		static uint8_t buf[EXTENT_MAP_ENCODED(EXTENT_MAP_MAX)];
-		cleanup_extent_map struct extent_map *back = NULL;
-		uint32_t layers[PAGES];
-		uint64_t hits = 1 + random_below(&seed, 3);
-		struct ramet_err err;
-		int len, rc;
-
-		if (round % 200 == 0) {
-			free(map);
-			map = map_random(&seed, 4, layers);
-		}
-		len = extent_map_encode(map, buf, sizeof(buf));
-		while (hits--)
-			buf[random_below(&seed, (uint64_t)len)] ^=
-				(uint8_t)(1u << random_below(&seed, 8));
-		rc = extent_map_decode(&back, buf, (size_t)len, 4, &err);
-		assert_true(rc == 0 || rc == -EINVAL);
-		if (rc)
-			refused++;
-		else
-			map_is_sound(back);
-		if (round == 19999)
-			free(map);
-	}
-	assert_true(refused > 10000);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -398,10 +296,6 @@ int main(void)
 		cmocka_unit_test(unused_layers_are_dropped_in_order),
 		cmocka_unit_test(fitted_ranges_keep_the_budget_and_cover),
 		cmocka_unit_test(fitting_joins_the_cheapest_first),
-		cmocka_unit_test(encoded_maps_come_back),
-		cmocka_unit_test(truncated_maps_are_refused),
-		cmocka_unit_test(layers_that_were_not_given_are_refused),
-		cmocka_unit_test(damaged_maps_are_refused_or_sound),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
