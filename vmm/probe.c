@@ -14,6 +14,7 @@
 #define LOOP_SHORT   400u    /* iterations: half a millisecond when emulated */
 #define LOOP_LONG    200000u /* for a speed that means something when native */
 #define LOOP_INSNS   2.0
+#define LOOP_TRIES 8 /* on a busy host most are interrupted */
 #define EXIT_SAMPLES 32u
 
 /* Slot 0 is user space; 257 and 258 are the hypervisor area; the others hold
@@ -125,12 +126,12 @@ static double loop_ns(struct probe_vm *vm, uint32_t iterations, unsigned int tri
 /* Speed of CPL-0 code, from what a longer loop takes beyond a loop of one. */
 static void ask_speed(struct probe_vm *vm, struct probe_result *r)
 {
-	double one = loop_ns(vm, 1, 3), many = loop_ns(vm, LOOP_SHORT, 2);
+	double one = loop_ns(vm, 1, 3), many = loop_ns(vm, LOOP_SHORT, LOOP_TRIES / 2);
 	uint32_t iterations = LOOP_SHORT;
 
 	if (many > 0 && LOOP_INSNS * LOOP_SHORT * 1e3 / many > PROBE_NATIVE_MIPS / 4) {
 		iterations = LOOP_LONG;
-		many = loop_ns(vm, LOOP_LONG, 3);
+		many = loop_ns(vm, LOOP_LONG, LOOP_TRIES);
 	}
 	if (many > one)
 		r->cpl0_mips = LOOP_INSNS * iterations * 1e3 / (many - one);
