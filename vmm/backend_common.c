@@ -34,6 +34,14 @@ void backend_shim_init(struct machine *m, bool split_roots)
 	d->split_roots = split_roots;
 }
 
+/* The guest kernel may be able to write to the page: a root that KVM would
+ * refuse becomes frame 0, with which the guest ends by its own fault. */
+static uint64_t root_checked(const struct machine *m, uint64_t root)
+{
+	root &= PTE_FRAME;
+	return guest_ram_has(&m->mem, root, PAGE_SIZE) ? root : 0;
+}
+
 void backend_shim_load(struct machine *m)
 {
 	const struct shim_data *d = shim_data_get(m);
@@ -41,8 +49,8 @@ void backend_shim_load(struct machine *m)
 
 	v->kernel_mode = d->kernel_mode != 0;
 	v->kernel_sp = d->kernel_sp;
-	v->kernel_cr3 = d->kernel_cr3 & PTE_FRAME;
-	v->user_cr3 = d->user_cr3 & PTE_FRAME;
+	v->kernel_cr3 = root_checked(m, d->kernel_cr3);
+	v->user_cr3 = root_checked(m, d->user_cr3);
 }
 
 void backend_shim_store(struct machine *m)
