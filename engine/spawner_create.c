@@ -65,9 +65,10 @@ static int uid_block_claim(unsigned int *block, struct ramet_err *err)
 static int process_fork(struct spawner *spawner, const char *worker_path, struct ramet_err *err)
 {
 	cleanup_close int worker_fd = worker_open(worker_path, err), near = -1, far = -1;
-	cleanup_close int claim_fd = -1;
+	cleanup_close int claim_fd = -1, held = -1, gate = -1;
 	struct spawner_process process = { .parent = getpid(), .cgroups = &spawner->cgroups };
-	int sockets[2];
+	int sockets[2], pipe_fds[2];
+	char unused;
 
 	if (worker_fd < 0)
 		return worker_fd;
@@ -78,6 +79,10 @@ static int process_fork(struct spawner *spawner, const char *worker_path, struct
 		return err_errno(err, errno, "cannot make the spawner's socket");
 	near = sockets[0];
 	far = sockets[1];
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return err_errno(err, errno, "cannot make a pipe to the spawner");
+	gate = pipe_fds[0];
+	held = pipe_fds[1];
 	process.socket = far;
 	process.worker_fd = worker_fd;
 	process.claim_fd = claim_fd;
@@ -87,6 +92,11 @@ static int process_fork(struct spawner *spawner, const char *worker_path, struct
 		return err_errno(err, errno, "cannot fork the spawner");
 	if (spawner->pid == 0)
 		spawner_process_run(&process);
+	/* The spawner closes all that it does not need, `held` too: then nothing of
+	 * ours, such as the lock on the state directory, outlives this process. */
+	close_fd(&held);
+	while (read(gate, &unused, 1) < 0 && errno == EINTR)
+		;
 	spawner->socket = take_fd(&near);
 	spawner->pidfd = pidfd_open(spawner->pid, 0);
 	if (spawner->pidfd < 0)
