@@ -211,9 +211,10 @@ int software_shim_install(struct machine *m, struct ramet_err *err)
 void software_shim_load(struct machine *m)
 {
 	struct software *sw = m->backend;
+	uint64_t gs_other = shim_data_get(m)->gs_other;
 
 	backend_shim_load(m);
-	sw->gs_other = shim_data_get(m)->gs_other;
+	sw->gs_other = trap_canonical(gs_other) ? gs_other : 0;
 	sw->hw_kernel = m->vcpu.kernel_mode;
 }
 
