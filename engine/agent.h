@@ -152,6 +152,8 @@ struct agent_identity {
 	const void *entropy;
 	size_t entropy_length; /* <= 512 */
 	bool reseed_python;
+	const uint8_t *token; /* RESEED_TOKEN_SIZE bytes; NULL: leave the old one */
+	uint32_t fork_number; /* 0: not a child of a fork */
 };
 
 /* Tells the guest who it is; confirmed means entropy, clock and name are set. */

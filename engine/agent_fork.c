@@ -60,6 +60,8 @@ void agent_release(struct agent *agent)
 		return;
 	agent->held = false;
 	agent->barrier = 0;
+	if (agent->io)
+		(void)sd_event_source_set_enabled(agent->io, SD_EVENT_ON);
 	for (size_t i = 0; i < REQUEST_BUCKETS; i++)
 		LIST_FOREACH(request, &agent->requests[i], link)
 			request->held = false;
@@ -89,6 +91,8 @@ int agent_settle(struct agent *agent, uint64_t to_host, uint64_t to_guest, struc
 		return err_set(err, EPROTO,
 			       "%llu bytes came from the guest's agent, the worker moved %llu",
 			       (unsigned long long)agent->received, (unsigned long long)to_host);
+	/* The end of this channel is not the end of the guest. */
+	(void)sd_event_source_set_enabled(agent->io, SD_EVENT_OFF);
 	return 0;
 }
 

@@ -69,12 +69,17 @@ int agent_reseed(struct agent *agent, const struct agent_identity *identity, age
 		 void *arg, struct ramet_err *err)
 {
 	size_t name_length = strlen(identity->hostname);
-	char data[HOSTNAME_MAX + ENTROPY_MAX];
+	size_t token_length = identity->token ? RESEED_TOKEN_SIZE : 0;
+	size_t length = name_length + identity->entropy_length + token_length;
+	char data[HOSTNAME_MAX + ENTROPY_MAX + RESEED_TOKEN_SIZE];
 	struct msg_reseed reseed = {
 		.wall_ns = identity->wall_ns,
 		.hostname_length = (uint32_t)name_length,
 		.entropy_length = (uint32_t)identity->entropy_length,
-		.flags = identity->reseed_python ? RESEED_PYTHON : 0,
+		.flags = (identity->reseed_python ? (uint32_t)RESEED_PYTHON : 0) |
+			 (identity->token ? (uint32_t)RESEED_TOKEN : 0) |
+			 (identity->fork_number ? (uint32_t)RESEED_FORK : 0),
+		.fork_number = identity->fork_number,
 	};
 	int r;
 
@@ -82,9 +87,13 @@ int agent_reseed(struct agent *agent, const struct agent_identity *identity, age
 		return err_set(err, EINVAL, "host name or entropy too long for a reseed");
 	memcpy(reseed.generation, identity->generation, sizeof(reseed.generation));
 	memcpy(data, identity->hostname, name_length);
-	memcpy(data + name_length, identity->entropy, identity->entropy_length);
-	r = simple_send(agent, MSG_RESEED, "RESEED", &reseed, sizeof(reseed), data,
-			name_length + identity->entropy_length, done, arg, err);
+	if (identity->entropy_length)
+		memcpy(data + name_length, identity->entropy, identity->entropy_length);
+	if (token_length)
+		memcpy(data + name_length + identity->entropy_length, identity->token,
+		       token_length);
+	r = simple_send(agent, MSG_RESEED, "RESEED", &reseed, sizeof(reseed), data, length, done,
+			arg, err);
 	explicit_bzero(data, sizeof(data));
 	return r;
 }

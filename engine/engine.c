@@ -6,6 +6,9 @@
 #include <string.h>
 
 #include "engine/internal.h"
+#include "lib/cleanup.h"
+#include "lib/log.h"
+#include "uffd/userfault.h"
 
 /* A worker was reaped. */
 static void engine_worker_exited(void *arg, const char *name, int wait_status)
@@ -33,11 +36,17 @@ static int engine_check(const struct engine_config *config, struct ramet_err *er
 static int engine_start(struct engine *engine, const struct engine_config *config,
 			struct ramet_err *err)
 {
+	struct ramet_err missing = { 0 };
 	const char *cgroup;
 	int r = state_open(config->state_dir, &engine->state, err);
 
 	if (r < 0)
 		return r;
+	engine->uffd_fd = userfault_device_open(&missing);
+	if (engine->uffd_fd < 0 && engine->use_templates)
+		return err_set(err, ENODEV, "%s", missing.msg);
+	if (engine->uffd_fd < 0)
+		log_warn("sandboxes cannot be forked: %s", missing.msg);
 	cgroup = state_cgroup_name(engine->state);
 	r = spawner_clean_stale(cgroup, err);
 	if (r < 0)
@@ -63,6 +72,13 @@ int engine_create(sd_event *loop, const struct engine_config *config, struct eng
 		e->limits.max_sandboxes = config->max_sandboxes;
 	TAILQ_INIT(&e->sandboxes);
 	TAILQ_INIT(&e->vms);
+	TAILQ_INIT(&e->images);
+	TAILQ_INIT(&e->builders);
+	TAILQ_INIT(&e->aliases);
+	e->uffd_fd = -1;
+	e->use_templates = config->use_templates;
+	if (config->pool_size)
+		e->limits.pool_size = config->pool_size;
 	e->image_dir = strdup(config->image_dir);
 	r = e->image_dir ? engine_start(e, config, err)
 			 : err_set(err, ENOMEM, "no memory for the engine");
@@ -82,12 +98,19 @@ void engine_destroy(struct engine *engine)
 	if (!engine)
 		return;
 	engine->destroying = true;
+	fork_destroy_all(engine);
 	while ((s = TAILQ_FIRST(&engine->sandboxes)))
 		sandbox_destroy(s);
+	while ((s = TAILQ_FIRST(&engine->builders)))
+		sandbox_destroy(s);
+	image_destroy_all(engine);
+	pool_destroy_all(engine);
+	alias_free_all(engine);
 	while ((vm = TAILQ_FIRST(&engine->vms)))
 		vm_destroy(vm);
 	spawner_destroy(engine->spawner); /* kills and reaps the workers */
 	state_close(engine->state);
+	close_fd(&engine->uffd_fd);
 	free(engine->image_dir);
 	(void)sd_event_unref(engine->loop);
 	free(engine);
@@ -107,6 +130,7 @@ void engine_counts(const struct engine *engine, struct engine_counts *counts)
 		c.ready += s->state == SANDBOX_READY;
 		c.failed += s->state == SANDBOX_FAILED;
 		c.closing += s->state == SANDBOX_CLOSING;
+		c.paused += s->state == SANDBOX_PAUSED;
 	}
 	*counts = c;
 }

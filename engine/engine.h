@@ -28,6 +28,8 @@ struct engine_config {
 	const char *image_dir;      /* where template images and the kernel are */
 	const char *worker_path;    /* ramet-vmm */
 	unsigned int max_sandboxes; /* 0: the default of engine/limits.h */
+	unsigned int pool_size;     /* idle shells of a kind; 0: the default */
+	bool use_templates; /* sandboxes are copies of a frozen template; else each boots */
 };
 
 /* Prepares the state directory (cleans what a killed daemon left), starts the
@@ -42,7 +44,7 @@ void engine_destroy(struct engine *engine);
 
 /* How many sandboxes there are, by state. */
 struct engine_counts {
-	unsigned int creating, ready, failed, closing;
+	unsigned int creating, ready, failed, closing, paused;
 	unsigned int total; /* what counts against max_sandboxes */
 	unsigned int max_sandboxes;
 };
@@ -55,7 +57,13 @@ const char *engine_run_dir(const struct engine *engine);
 
 /* ---- sandboxes ---- */
 
-enum sandbox_state { SANDBOX_CREATING, SANDBOX_READY, SANDBOX_FAILED, SANDBOX_CLOSING };
+enum sandbox_state {
+	SANDBOX_CREATING,
+	SANDBOX_READY,
+	SANDBOX_FAILED,
+	SANDBOX_CLOSING,
+	SANDBOX_PAUSED, /* see sandbox_pause() */
+};
 
 struct sandbox_params {
 	const char *template_name; /* NULL: "python" */
@@ -66,11 +74,17 @@ struct sandbox_params {
 	const char *metadata[METADATA_MAX][2];
 };
 
-/* Phase timings of a create, in nanoseconds. */
+/* Phase timings of a create, in nanoseconds. One that boots has the first
+ * three, a copy the others. */
 struct sandbox_timings {
 	uint64_t spawn_ns; /* worker started and jailed */
 	uint64_t setup_ns; /* kernel and image loaded */
 	uint64_t boot_ns;  /* first instruction to agent ready */
+
+	uint64_t reserve_ns; /* until there was a shell; of a fork: with the parent's pause */
+	uint64_t stitch_ns;  /* memory in place */
+	uint64_t state_ns;   /* registers and devices in place */
+	uint64_t answer_ns;  /* memory in place to the guest's first answer, state included */
 	uint64_t total_ns;
 };
 
@@ -88,6 +102,15 @@ struct sandbox_info {
 	unsigned int exec_waiting;
 	size_t metadata_count;
 	const char *metadata[METADATA_MAX][2];
+
+	const char *parent_id;    /* whose fork it is; NULL: none's. It may be gone */
+	unsigned int fork_index;  /* from 0, among the children of that fork */
+	unsigned int depth;       /* forks since the first of its line was created */
+	unsigned int children;    /* that still exist */
+	uint8_t generation[16];   /* UUID of this incarnation of its guest */
+	unsigned int layers;      /* that its memory is made of, beside its own changes */
+	unsigned int extents;     /* pieces that these are mapped in */
+	uint64_t shared_bytes;    /* memory of these layers, shared with others */
 };
 
 typedef void (*sandbox_cb)(void *arg, struct sandbox *sandbox, const struct ramet_err *err);
@@ -118,6 +141,81 @@ size_t sandbox_console(const struct sandbox *sandbox, char *buf, size_t size);
  * twice is fine: each `done` is called. ETIMEDOUT: its worker hangs in the
  * host's kernel and was left alone. */
 int sandbox_close(struct sandbox *sandbox, sandbox_cb done, void *arg, struct ramet_err *err);
+
+/* ---- forks ---- */
+
+struct fork_params {
+	unsigned int count;  /* children; 1 .. limit fork_children */
+	bool keep_random;    /* Python's random modules go on like the parent's */
+	size_t metadata_count; /* of the children; none: the parent's */
+	const char *metadata[METADATA_MAX][2];
+};
+
+/* What a fork took, in nanoseconds. */
+struct fork_timings {
+	uint64_t reserve_ns; /* shells for all */
+	uint64_t quiesce_ns; /* the guest took the input that was under way */
+	uint64_t pause_ns;   /* asked to stop, to stopped with its state saved */
+	uint64_t state_ns;   /* of this, saving the state */
+	uint64_t map_ns;     /* new layer and maps */
+	uint64_t parent_ns;  /* asked to stop, to running on */
+	uint64_t stitch_ns;  /* memory in place, of the slowest child */
+	uint64_t first_ns;   /* from the call to the first child's answer */
+	uint64_t total_ns;   /* from the call to the last child's answer */
+	uint64_t dirty_pages; /* changed since the last fork */
+	uint64_t range_pages; /* with the pages between, which the new layer holds */
+};
+
+struct fork_child {
+	struct sandbox *sandbox; /* NULL when err is set */
+	struct ramet_err err;    /* code 0: none */
+};
+
+struct fork_result {
+	unsigned int count;
+	const struct fork_child *children; /* in the order of their fork_index */
+	struct fork_timings timings;
+};
+
+/* `result` is NULL when there is no child because the parent could not be
+ * stopped; then err says why and the parent runs on, if it was not its end. */
+typedef void (*fork_cb)(void *arg, const struct fork_result *result, const struct ramet_err *err);
+
+/* Copies a running sandbox `count` times at one moment: memory, processes, open
+ * files. The parent goes on at once, in a new worker, with the execs that it
+ * runs. In the children these go on as well, but nobody hears of them, and execs
+ * that waited are cancelled. Children share all memory that is not written to.
+ * `done` is called when each child has confirmed its new identity or failed.
+ * -EINVAL: bad parameters; -EAGAIN: too many sandboxes or workers, not enough
+ * memory, or the sandbox is not ready; -EBUSY: it is being forked already;
+ * -ENODEV: the host has no userfaultfd. */
+int sandbox_fork(struct sandbox *parent, const struct fork_params *params, fork_cb done, void *arg,
+		 struct ramet_err *err);
+
+/* From now on the id of `parent` is that of `winner`'s guest: the winner, with
+ * its worker, execs and children, takes over the parent's id, metadata and place
+ * in the tree. The parent's own guest ends; its execs end with ECANCELED. The
+ * winner's id is an alias then, see engine_merged_into(). `done` gets the
+ * surviving sandbox when its guest has taken the name. Both must be ready and
+ * of one fork tree (else -EINVAL, -EAGAIN). */
+int sandbox_merge(struct sandbox *parent, struct sandbox *winner, sandbox_cb done, void *arg,
+		  struct ramet_err *err);
+
+/* The id that a merged sandbox's id stands for, or NULL. The last 1024 merges
+ * are known, as long as what they merged into exists. */
+const char *engine_merged_into(struct engine *engine, const char *id);
+
+/* Stops a sandbox's guest where it is, until sandbox_resume(). Execs and files
+ * are refused with EAGAIN meanwhile; those under way go on afterwards. The
+ * guest's clocks go on. -EAGAIN: not ready; -EBUSY: being forked. */
+int sandbox_pause(struct sandbox *sandbox, sandbox_cb done, void *arg, struct ramet_err *err);
+/* -EINVAL: it is not paused. */
+int sandbox_resume(struct sandbox *sandbox, struct ramet_err *err);
+
+/* Visits the fork tree, parents before their children, oldest first; a sandbox
+ * whose parent is gone is at depth 0. Stops when `visit` returns false. */
+void engine_tree(struct engine *engine,
+		 bool (*visit)(void *arg, struct sandbox *sandbox, unsigned int depth), void *arg);
 
 /* ---- exec ---- */
 

@@ -127,13 +127,10 @@ static void donor_refused(void *arg, uint32_t request, const struct ramet_err *e
 static void donor_lost(void *arg, const struct ramet_err *err)
 {
 	struct memory_layer *layer = arg;
-	struct ramet_err cause = *err;
-	char words[sizeof(cause.msg)];
+	struct ramet_err cause;
 
-	if (err->code == ECONNRESET && layer->donor && layer->donor->worker) {
-		vm_describe_end(layer->donor, words, sizeof(words));
-		(void)err_set(&cause, EIO, "%s", words);
-	}
+	if (!vm_loss(layer->donor, err, &cause))
+		return;
 	if (layer->filling)
 		layer_lost(layer, &cause);
 	else

@@ -32,6 +32,12 @@ static int id_make(char *id, struct ramet_err *err)
 static const char *phase_words(enum sandbox_phase phase)
 {
 	switch (phase) {
+	case PHASE_TEMPLATE:
+		return "its template was being prepared";
+	case PHASE_RESERVE:
+		return "there was no worker for it";
+	case PHASE_STITCH:
+		return "its memory was not in place";
 	case PHASE_JAIL:
 		return "its worker was not jailed";
 	case PHASE_SETUP:
@@ -53,13 +59,22 @@ static int boot_on_deadline(sd_event_source *source, uint64_t usec, void *arg)
 	(void)source;
 	(void)usec;
 	(void)err_set(&err, ETIMEDOUT,
-		      "the sandbox was not ready after %.1f s (limit boot_deadline): %s",
-		      (double)s->engine->limits.boot_deadline / SECONDS_NS, phase_words(s->phase));
+		      "the sandbox was not ready after %.1f s (limit %s): %s",
+		      (double)(clock_monotonic_ns() - s->created_ns) / SECONDS_NS,
+		      s->parent_id[0] ? "fork_deadline" : "boot_deadline",
+		      phase_words(s->phase));
 	sandbox_fail(s, &err);
 	return 0;
 }
 
-static struct sandbox *sandbox_alloc(struct engine *engine, struct ramet_err *err)
+int sandbox_set_ready_deadline(struct sandbox *sandbox, uint64_t ns, struct ramet_err *err)
+{
+	int r = sandbox_set_deadline(sandbox, ns, boot_on_deadline);
+
+	return r < 0 ? err_errno(err, -r, "no timer for a sandbox") : 0;
+}
+
+struct sandbox *sandbox_alloc(struct engine *engine, struct ramet_err *err)
 {
 	struct sandbox *s = calloc(1, sizeof(*s));
 	int r;
@@ -73,6 +88,7 @@ static struct sandbox *sandbox_alloc(struct engine *engine, struct ramet_err *er
 	s->created_ns = clock_monotonic_ns();
 	s->created_wall_ns = clock_wall_ns();
 	TAILQ_INIT(&s->closers);
+	TAILQ_INIT(&s->children);
 	exec_queue_init(&s->execs, engine->loop, &engine->limits);
 	file_set_init(&s->files, engine->loop, &engine->limits);
 	r = sd_event_add_defer(engine->loop, &s->step, sandbox_step, s);
@@ -86,50 +102,82 @@ static struct sandbox *sandbox_alloc(struct engine *engine, struct ramet_err *er
 	return s;
 }
 
-static int sandbox_spawn(struct sandbox *s, struct ramet_err *err)
+int sandbox_enlist(struct sandbox *sandbox, sandbox_cb done, void *arg, struct ramet_err *err)
 {
-	int r = sandbox_set_deadline(s, s->engine->limits.boot_deadline, boot_on_deadline);
+	struct engine *engine = sandbox->engine;
+	int r = id_make(sandbox->id, err);
 
 	if (r < 0)
-		return err_errno(err, -r, "no timer for a sandbox");
-	r = state_record(s->engine->state, s->id, s->template_name, err);
-	if (r < 0)
 		return r;
-	r = sandbox_boot(s, err);
-	if (r < 0)
-		state_forget(s->engine->state, s->id);
-	return r;
+	if (sandbox->builder) {
+		TAILQ_INSERT_TAIL(&engine->builders, sandbox, link);
+	} else {
+		r = state_record(engine->state, sandbox->id, sandbox->template_name, err);
+		if (r < 0)
+			return r;
+		TAILQ_INSERT_TAIL(&engine->sandboxes, sandbox, link);
+		engine->count++;
+	}
+	sandbox->created = done;
+	sandbox->created_arg = arg;
+	return 0;
+}
+
+void sandbox_delist(struct sandbox *sandbox)
+{
+	struct engine *engine = sandbox->engine;
+
+	tree_remove(sandbox);
+	if (sandbox->builder) {
+		TAILQ_REMOVE(&engine->builders, sandbox, link);
+		return;
+	}
+	TAILQ_REMOVE(&engine->sandboxes, sandbox, link);
+	engine->count--;
+	state_forget(engine->state, sandbox->id);
+}
+
+/* Whether there may be `more` sandboxes. */
+int sandbox_check_room(const struct engine *engine, unsigned int more, struct ramet_err *err)
+{
+	if (engine->destroying)
+		return err_set(err, ECANCELED, "the daemon is stopping");
+	if (more > engine->limits.max_sandboxes - engine->count)
+		return err_set(err, EAGAIN,
+			       "there are %u sandboxes already, %u more are above %u (limit "
+			       "max_sandboxes); close some",
+			       engine->count, more, engine->limits.max_sandboxes);
+	return 0;
 }
 
 int engine_sandbox_create(struct engine *engine, const struct sandbox_params *params,
 			  sandbox_cb done, void *arg, struct ramet_err *err)
 {
 	struct sandbox *s;
-	int r;
+	int r = sandbox_check_room(engine, 1, err);
 
-	if (engine->destroying)
-		return err_set(err, ECANCELED, "the daemon is stopping");
-	if (engine->count >= engine->limits.max_sandboxes)
-		return err_set(err, EAGAIN,
-			       "there are %u sandboxes already (limit max_sandboxes); close one",
-			       engine->count);
+	if (r < 0)
+		return r;
 	s = sandbox_alloc(engine, err);
 	if (!s)
 		return -ENOMEM;
 	r = sandbox_set_params(s, params, err);
 	if (r == 0)
-		r = id_make(s->id, err);
+		r = sandbox_set_ready_deadline(s, engine->limits.boot_deadline, err);
 	if (r == 0)
-		r = sandbox_spawn(s, err);
+		r = sandbox_enlist(s, done, arg, err);
 	if (r < 0) {
 		sandbox_free(s);
 		return r;
 	}
-	s->created = done;
-	s->created_arg = arg;
-	TAILQ_INSERT_TAIL(&engine->sandboxes, s, link);
-	engine->count++;
-	return 0;
+	sandbox_heat(s);
+	r = engine->use_templates ? sandbox_create_restored(s, err) : sandbox_boot(s, err);
+	if (r < 0) {
+		sandbox_delist(s);
+		sandbox_cool(s);
+		sandbox_free(s);
+	}
+	return r;
 }
 
 struct sandbox *engine_sandbox_find(struct engine *engine, const char *id)
@@ -161,6 +209,7 @@ static const char *sandbox_reason(const struct sandbox *s)
 
 void sandbox_info(const struct sandbox *sandbox, struct sandbox_info *info)
 {
+	const struct memory *memory = sandbox->vm ? sandbox->vm->memory : NULL;
 	unsigned int execs = sandbox->execs.count;
 
 	*info = (struct sandbox_info){
@@ -176,7 +225,17 @@ void sandbox_info(const struct sandbox *sandbox, struct sandbox_info *info)
 		.exec_running = execs ? 1 : 0,
 		.exec_waiting = execs ? execs - 1 : 0,
 		.metadata_count = sandbox->metadata_count,
+		.parent_id = sandbox->parent_id[0] ? sandbox->parent_id : NULL,
+		.fork_index = sandbox->fork_number ? sandbox->fork_number - 1 : 0,
+		.depth = sandbox->depth,
+		.children = tree_count(sandbox),
 	};
+	memcpy(info->generation, sandbox->generation, sizeof(info->generation));
+	if (memory) {
+		info->layers = (unsigned int)memory->layer_count;
+		info->extents = (unsigned int)memory->map->count;
+		info->shared_bytes = memory_resident(memory);
+	}
 	for (size_t i = 0; i < sandbox->metadata_count; i++)
 		for (int k = 0; k < 2; k++)
 			info->metadata[i][k] = sandbox->metadata[i][k];
@@ -190,12 +249,14 @@ size_t sandbox_console(const struct sandbox *sandbox, char *buf, size_t size)
 }
 
 /* Whether work can be given to it; the error says why not. */
-static int sandbox_check_ready(const struct sandbox *s, struct ramet_err *err)
+int sandbox_check_ready(const struct sandbox *s, struct ramet_err *err)
 {
 	if (s->state == SANDBOX_CREATING)
 		return err_set(err, EAGAIN, "sandbox %s is not ready yet; try again later", s->id);
 	if (s->state == SANDBOX_CLOSING)
 		return err_set(err, ECANCELED, "sandbox %s is being closed", s->id);
+	if (s->state == SANDBOX_PAUSED)
+		return err_set(err, EAGAIN, "sandbox %s is paused; resume it first", s->id);
 	if (s->state == SANDBOX_FAILED)
 		return err_set(err, EIO, "sandbox %s has failed: %.400s", s->id, sandbox_reason(s));
 	return 0;

@@ -58,6 +58,20 @@ static int end_on_grace(sd_event_source *source, uint64_t usec, void *arg)
 	return 0;
 }
 
+/* A fork of it, or its pausing, cannot go on. */
+static void end_unfork(struct sandbox *s, const struct ramet_err *cause)
+{
+	struct ramet_err err;
+
+	if (cause)
+		err = *cause;
+	else
+		(void)err_set(&err, EIO, "sandbox %s has failed", s->id);
+	if (s->fork)
+		fork_parent_ended(s->fork, &err);
+	freeze_abort(s, &err);
+}
+
 /* Common to failing and closing: no further input, worker on its way out. */
 static void end_begin(struct sandbox *s, const struct ramet_err *cause)
 {
@@ -67,8 +81,12 @@ static void end_begin(struct sandbox *s, const struct ramet_err *cause)
 	if (cause)
 		s->cause = *cause;
 	s->deadline = sd_event_source_disable_unref(s->deadline);
+	image_cancel(&s->awaits);
+	pool_cancel(&s->shell);
 	if (s->agent)
 		agent_stop(s->agent);
+	if (s->freeze || s->fork)
+		end_unfork(s, cause);
 	if (wait && sandbox_set_deadline(s, s->engine->limits.end_grace, end_on_grace) < 0)
 		wait = false;
 	if (!wait)
@@ -80,7 +98,7 @@ void sandbox_fail(struct sandbox *sandbox, const struct ramet_err *cause)
 {
 	if (sandbox->phase >= PHASE_END)
 		return;
-	if (sandbox->state == SANDBOX_READY)
+	if (sandbox->state == SANDBOX_READY || sandbox->state == SANDBOX_PAUSED)
 		sandbox->state = SANDBOX_FAILED;
 	end_begin(sandbox, cause);
 }
@@ -145,21 +163,13 @@ static void end_settle(struct sandbox *s)
 	end_log(s);
 	s->deadline = sd_event_source_disable_unref(s->deadline);
 	template_close(&s->image);
+	frozen_unref(s->frozen);
+	s->frozen = NULL;
 	err = s->cause; /* callbacks get one that stays */
 	exec_queue_end(&s->execs, &err);
 	file_set_end(&s->files, &err);
 	s->agent = NULL;
 	agent_destroy(agent, &err);
-}
-
-/* Nobody can find it any more; its record goes. */
-static void end_unlist(struct sandbox *s)
-{
-	struct engine *engine = s->engine;
-
-	TAILQ_REMOVE(&engine->sandboxes, s, link);
-	engine->count--;
-	state_forget(engine->state, s->id);
 }
 
 /* Tells those who wait for the end; `err` is what the creator hears. */
@@ -171,6 +181,7 @@ static void end_tell(struct sandbox *s, const struct ramet_err *err, const struc
 	s->created = NULL;
 	if (created)
 		created(s->created_arg, NULL, err);
+	sandbox_cool(s);
 	while ((waiter = TAILQ_FIRST(&s->closers))) {
 		TAILQ_REMOVE(&s->closers, waiter, link);
 		waiter->done(waiter->arg, NULL, closed);
@@ -181,6 +192,9 @@ static void end_tell(struct sandbox *s, const struct ramet_err *err, const struc
 void sandbox_free(struct sandbox *sandbox)
 {
 	vm_release(sandbox->vm);
+	image_cancel(&sandbox->awaits);
+	pool_cancel(&sandbox->shell);
+	frozen_unref(sandbox->frozen);
 	sandbox->deadline = sd_event_source_disable_unref(sandbox->deadline);
 	sandbox->step = sd_event_source_disable_unref(sandbox->step);
 	sandbox_free_params(sandbox);
@@ -195,7 +209,7 @@ static void end_finish(struct sandbox *s)
 
 	(void)err_set(&stuck, ETIMEDOUT, "the worker of sandbox %s does not die; it is left alone",
 		      s->id);
-	end_unlist(s);
+	sandbox_delist(s);
 	end_tell(s, &err, hangs ? &stuck : NULL);
 	sandbox_free(s);
 }
@@ -242,7 +256,9 @@ void sandbox_destroy(struct sandbox *sandbox)
 
 	(void)err_set(&err, ECANCELED, "the daemon is stopping");
 	sandbox->state = SANDBOX_CLOSING;
-	end_unlist(sandbox);
+	sandbox_delist(sandbox);
+	if (sandbox->phase < PHASE_END && (sandbox->freeze || sandbox->fork))
+		end_unfork(sandbox, &err);
 	if (sandbox->phase < PHASE_DEAD) {
 		sandbox->phase = PHASE_DEAD;
 		sandbox->cause = err;

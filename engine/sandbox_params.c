@@ -54,36 +54,35 @@ static int check_pair(const struct limits *limits, const char *key, const char *
 	return 0;
 }
 
-static int check_metadata(const struct limits *limits, const struct sandbox_params *params,
-			  struct ramet_err *err)
+static int check_metadata(const struct limits *limits, size_t count,
+			  const char *const metadata[METADATA_MAX][2], struct ramet_err *err)
 {
-	if (params->metadata_count > METADATA_MAX)
+	if (count > METADATA_MAX)
 		return err_set(err, EINVAL, "more than %d metadata pairs", METADATA_MAX);
-	for (size_t i = 0; i < params->metadata_count; i++) {
-		int r = check_pair(limits, params->metadata[i][0], params->metadata[i][1], err);
+	for (size_t i = 0; i < count; i++) {
+		int r = check_pair(limits, metadata[i][0], metadata[i][1], err);
 
 		if (r < 0)
 			return r;
 		for (size_t k = 0; k < i; k++)
-			if (!strcmp(params->metadata[i][0], params->metadata[k][0]))
+			if (!strcmp(metadata[i][0], metadata[k][0]))
 				return err_set(err, EINVAL, "the metadata key '%s' occurs twice",
-					       params->metadata[i][0]);
+					       metadata[i][0]);
 	}
 	return 0;
 }
 
-static int copy_params(struct sandbox *sandbox, const struct sandbox_params *params,
-		       struct ramet_err *err)
+static int copy_params(struct sandbox *sandbox, const char *template_name, size_t count,
+		       const char *const metadata[METADATA_MAX][2], struct ramet_err *err)
 {
 	bool ok;
 
-	sandbox->template_name =
-		strdup(params->template_name ? params->template_name : DEFAULT_TEMPLATE);
+	sandbox->template_name = strdup(template_name ? template_name : DEFAULT_TEMPLATE);
 	ok = sandbox->template_name != NULL;
-	for (size_t i = 0; ok && i < params->metadata_count; i++) {
+	for (size_t i = 0; ok && i < count; i++) {
 		sandbox->metadata_count = i + 1;
 		for (int k = 0; k < 2; k++) {
-			sandbox->metadata[i][k] = strdup(params->metadata[i][k]);
+			sandbox->metadata[i][k] = strdup(metadata[i][k]);
 			ok = ok && sandbox->metadata[i][k];
 		}
 	}
@@ -105,13 +104,34 @@ int sandbox_set_params(struct sandbox *sandbox, const struct sandbox_params *par
 		r = err_set(err, EINVAL, "unknown isolation mode %d: full or fast",
 			    params->isolation);
 	if (r == 0)
-		r = check_metadata(limits, params, err);
+		r = check_metadata(limits, params->metadata_count, params->metadata, err);
 	if (r == 0)
-		r = copy_params(sandbox, params, err);
+		r = copy_params(sandbox, params->template_name, params->metadata_count,
+				params->metadata, err);
 	if (r == 0)
 		r = template_open(sandbox->engine->image_dir, sandbox->template_name,
 				  &sandbox->image, err);
 	return r;
+}
+
+int sandbox_copy_params(struct sandbox *sandbox, const struct sandbox *from, size_t metadata_count,
+			const char *const metadata[METADATA_MAX][2], struct ramet_err *err)
+{
+	const char *inherited[METADATA_MAX][2];
+	int r = check_metadata(&from->engine->limits, metadata_count, metadata, err);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < from->metadata_count; i++)
+		for (int k = 0; k < 2; k++)
+			inherited[i][k] = from->metadata[i][k];
+	sandbox->memory_bytes = from->memory_bytes;
+	sandbox->isolation = from->isolation;
+	sandbox->plain = from->plain;
+	if (!metadata_count)
+		return copy_params(sandbox, from->template_name, from->metadata_count,
+				   (const char *const(*)[2])inherited, err);
+	return copy_params(sandbox, from->template_name, metadata_count, metadata, err);
 }
 
 void sandbox_free_params(struct sandbox *sandbox)

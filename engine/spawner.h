@@ -16,7 +16,7 @@
 #include "lib/err.h"
 
 #define WORKER_NAME_MAX 40 /* with NUL; one directory name */
-#define WORKERS_MAX     1024u
+#define WORKERS_MAX     2048u
 
 struct spawner;
 

@@ -256,6 +256,32 @@ static int vm_on_grace(sd_event_source *source, uint64_t usec, void *arg)
 	return 0;
 }
 
+void vm_expect_end(struct vm *vm)
+{
+	if (vm_gone(vm) || vm->killed || vm->grace)
+		return;
+	if (sd_event_add_time_relative(vm->engine->loop, &vm->grace, CLOCK_MONOTONIC,
+				       vm->engine->limits.end_grace / 1000, TIMER_ACCURACY,
+				       vm_on_grace, vm) < 0)
+		vm_kill(vm);
+}
+
+bool vm_loss(struct vm *vm, const struct ramet_err *err, struct ramet_err *cause)
+{
+	char words[sizeof(cause->msg)];
+
+	*cause = *err;
+	if (err->code != ECONNRESET)
+		return true;
+	if (!vm_gone(vm)) {
+		vm_expect_end(vm);
+		return false;
+	}
+	vm_describe_end(vm, words, sizeof(words));
+	(void)err_set(cause, EIO, "%s", words);
+	return true;
+}
+
 void vm_release(struct vm *vm)
 {
 	if (!vm || vm->released)
@@ -265,11 +291,8 @@ void vm_release(struct vm *vm)
 	memory_unpin(vm);
 	if (vm->spawning)
 		vm_kill(vm);
-	else if (vm->alive && !vm->killed &&
-		 sd_event_add_time_relative(vm->engine->loop, &vm->grace, CLOCK_MONOTONIC,
-					    vm->engine->limits.end_grace / 1000, TIMER_ACCURACY,
-					    vm_on_grace, vm) < 0)
-		vm_kill(vm);
+	else
+		vm_expect_end(vm);
 	vm_arm(vm);
 }
 

@@ -29,7 +29,7 @@ struct vm_events {
 struct vm {
 	struct engine *engine;
 	TAILQ_ENTRY(vm) link;
-	TAILQ_ENTRY(vm) pool_link; /* its owner's */
+
 	char name[WORKER_NAME_MAX];
 	const struct vm_events *events;
 	void *arg;
@@ -64,6 +64,14 @@ static inline bool vm_gone(const struct vm *vm)
 
 /* SIGKILLs it; `gone` follows. */
 void vm_kill(struct vm *vm);
+
+/* It closed its connection: it is killed unless it exits within
+ * limits.end_grace. `gone` follows. */
+void vm_expect_end(struct vm *vm);
+
+/* Why it is lost, in `cause`, from what `lost` or `gone` said. False while more
+ * will be known soon: then `gone` follows. */
+bool vm_loss(struct vm *vm, const struct ramet_err *err, struct ramet_err *cause);
 
 /* The owner lets go; no more events. The control socket is closed, which ends
  * the worker; it is killed if that takes longer than limits.end_grace. NULL is

@@ -187,10 +187,16 @@ struct msg_reseed {
 	uint32_t hostname_length; /* <= 64 */
 	uint32_t entropy_length;  /* <= 512; credited to the kernel's pool */
 	uint32_t flags;           /* enum reseed_flags */
-	uint32_t reserved;
+	uint32_t fork_number;     /* 1..n: which child of a fork this is; 0: none */
 };
 
-enum reseed_flags { RESEED_PYTHON = 1u << 0 /* also reseed the REPL's random modules */ };
+enum reseed_flags {
+	RESEED_PYTHON = 1u << 0, /* also reseed the REPL's random modules */
+	RESEED_TOKEN = 1u << 1,  /* RESEED_TOKEN_SIZE bytes follow the entropy: this guest's secret */
+	RESEED_FORK = 1u << 2,   /* fork_number counts, and callbacks of user code are called */
+};
+
+#define RESEED_TOKEN_SIZE 16u
 
 _Static_assert(sizeof(struct frame_header) == 12, "wire ABI");
 _Static_assert(sizeof(struct msg_exec) == 24, "wire ABI");

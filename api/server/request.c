@@ -387,6 +387,10 @@ struct sandbox *request_sandbox(struct request *request, bool ready)
 		reply_error(request, MHD_HTTP_CONFLICT, "sandbox_not_ready",
 			    "sandbox \"%s\" is still being created", request->sandbox_id);
 		return NULL;
+	case SANDBOX_PAUSED:
+		reply_error(request, MHD_HTTP_CONFLICT, "sandbox_paused",
+			    "sandbox \"%s\" is paused; resume it first", request->sandbox_id);
+		return NULL;
 	case SANDBOX_CLOSING:
 		break;
 	}

@@ -21,6 +21,8 @@ static const char *state_name(enum sandbox_state state)
 		return "failed";
 	case SANDBOX_CLOSING:
 		return "closing";
+	case SANDBOX_PAUSED:
+		return "paused";
 	}
 	return "unknown";
 }

@@ -51,32 +51,63 @@ static int name_set(const struct agent *agent, const uint8_t *name, uint32_t len
 	return sethostname((const char *)name, len) < 0 ? -errno : 0;
 }
 
-/* <run_dir>/generation holds the UUID as text; it changes at once. */
-static int generation_write(const struct agent *agent, const uint8_t uuid[16])
+/* Puts a file into the run directory; it changes at once. */
+static int run_write(const struct agent *agent, const char *name, mode_t mode, const char *text)
 {
-	char path[PATH_LENGTH_MAX], temporary[PATH_LENGTH_MAX + 8], text[40];
-	size_t len = 0;
+	char path[PATH_LENGTH_MAX], temporary[PATH_LENGTH_MAX + 8];
+	size_t len = strlen(text);
 
 	if (!agent->run_dir)
 		return 0;
+	(void)snprintf(path, sizeof(path), "%.4000s/%s", agent->run_dir, name);
+	(void)snprintf(temporary, sizeof(temporary), "%s.new", path);
+	if (mkdir(agent->run_dir, 0755) < 0 && errno != EEXIST)
+		return -errno;
+	if (unlink(temporary) < 0 && errno != ENOENT)
+		return -errno;
+	{
+		cleanup_close int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+
+		if (fd < 0 || write(fd, text, len) != (ssize_t)len)
+			return -errno;
+	}
+	return rename(temporary, path) < 0 ? -errno : 0;
+}
+
+static int generation_write(const struct agent *agent, const uint8_t uuid[16])
+{
+	char text[40];
+	size_t len = 0;
+
 	for (size_t i = 0; i < 16; i++) {
 		if (i == 4 || i == 6 || i == 8 || i == 10)
 			text[len++] = '-';
 		len += (size_t)snprintf(text + len, sizeof(text) - len, "%02x", uuid[i]);
 	}
 	text[len++] = '\n';
-	(void)snprintf(path, sizeof(path), "%.4000s/generation", agent->run_dir);
-	(void)snprintf(temporary, sizeof(temporary), "%s.new", path);
-	if (mkdir(agent->run_dir, 0755) < 0 && errno != EEXIST)
-		return -errno;
-	{
-		cleanup_close int fd =
-			open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	text[len] = '\0';
+	return run_write(agent, "generation", 0644, text);
+}
 
-		if (fd < 0 || write(fd, text, len) != (ssize_t)len)
-			return -errno;
-	}
-	return rename(temporary, path) < 0 ? -errno : 0;
+static int token_write(const struct agent *agent, const uint8_t token[RESEED_TOKEN_SIZE])
+{
+	char text[2 * RESEED_TOKEN_SIZE + 2];
+
+	for (size_t i = 0; i < RESEED_TOKEN_SIZE; i++)
+		(void)snprintf(text + 2 * i, 3, "%02x", token[i]);
+	text[2 * RESEED_TOKEN_SIZE] = '\n';
+	text[2 * RESEED_TOKEN_SIZE + 1] = '\0';
+	return run_write(agent, "token", 0600, text);
+}
+
+static int fork_write(struct agent *agent, const struct msg_reseed *msg)
+{
+	char text[32];
+
+	agent->identity.fork_number = msg->fork_number;
+	(void)snprintf(text, sizeof(text), "%u\n%s\n", msg->fork_number - 1,
+		       msg->flags & RESEED_PYTHON ? "reseed" : "keep");
+	return run_write(agent, "fork_index", 0644, text);
 }
 
 static void python_reseed(struct agent *agent, uint32_t id)
@@ -94,35 +125,51 @@ static void python_reseed(struct agent *agent, uint32_t id)
 	agent->identity.deadline_ns = now_ns() + PYTHON_LIMIT_NS;
 }
 
+/* Returns what failed, with *err, or NULL. */
+static const char *identity_apply(struct agent *agent, const struct msg_reseed *msg,
+				  const uint8_t *name, int *err)
+{
+	const uint8_t *entropy = name + msg->hostname_length;
+
+	*err = entropy_add(agent, entropy, msg->entropy_length);
+	if (*err)
+		return "entropy";
+	*err = clock_set(agent, msg->wall_ns);
+	if (*err)
+		return "clock";
+	*err = name_set(agent, name, msg->hostname_length);
+	if (*err)
+		return "host name";
+	*err = generation_write(agent, msg->generation);
+	if (!*err && msg->flags & RESEED_TOKEN)
+		*err = token_write(agent, entropy + msg->entropy_length);
+	if (!*err && msg->flags & RESEED_FORK)
+		*err = fork_write(agent, msg);
+	return *err ? "file in the run directory" : NULL;
+}
+
 int identity_reseed(struct agent *agent, const struct frame *frame, const char **why)
 {
-	const uint8_t *name = frame->payload + sizeof(struct msg_reseed);
 	struct msg_reseed msg;
-	const char *what = "entropy";
+	const char *what;
+	size_t token;
 	int err;
 
 	memcpy(&msg, frame->payload, sizeof(msg));
+	token = msg.flags & RESEED_TOKEN ? RESEED_TOKEN_SIZE : 0;
 	if (msg.hostname_length > HOSTNAME_MAX || msg.entropy_length > ENTROPY_MAX ||
-	    frame->length != sizeof(msg) + msg.hostname_length + msg.entropy_length) {
+	    frame->length != sizeof(msg) + msg.hostname_length + msg.entropy_length + token) {
 		*why = "reseed lengths do not add up";
 		return -EPROTO;
 	}
-	err = entropy_add(agent, name + msg.hostname_length, msg.entropy_length);
-	if (!err) {
-		what = "clock";
-		err = clock_set(agent, msg.wall_ns);
+	if (msg.flags & RESEED_FORK && !msg.fork_number) {
+		*why = "reseed of a fork without its number";
+		return -EPROTO;
 	}
-	if (!err) {
-		what = "host name";
-		err = name_set(agent, name, msg.hostname_length);
-	}
-	if (!err) {
-		what = "generation file";
-		err = generation_write(agent, msg.generation);
-	}
-	if (err)
+	what = identity_apply(agent, &msg, frame->payload + sizeof(msg), &err);
+	if (what)
 		outbox_error(&agent->out, frame->id, -err, "reseed: %s: %s", what, strerror(-err));
-	else if (msg.flags & RESEED_PYTHON)
+	else if (msg.flags & (RESEED_PYTHON | RESEED_FORK))
 		python_reseed(agent, frame->id);
 	else
 		outbox_frame(&agent->out, MSG_OK, frame->id, NULL, 0);

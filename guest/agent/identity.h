@@ -1,5 +1,8 @@
 /* Who this guest is: MSG_RESEED. After machines were copied each copy gets
- * entropy, a clock, a name and a generation of its own. */
+ * entropy, a clock, a name, a generation and a secret of its own. In the run
+ * directory are `generation` (UUID), `token` (32 hex digits, root's alone) and,
+ * in a child of a fork, `fork_index` (from 0; the second line is "keep" when
+ * Python's random modules shall go on like the parent's). */
 #ifndef RAMET_GUEST_IDENTITY_H
 #define RAMET_GUEST_IDENTITY_H
 
@@ -14,6 +17,7 @@ struct identity {
 	bool pending; /* the interpreter has not confirmed yet */
 	uint32_t id;  /* of the request */
 	uint64_t deadline_ns;
+	uint32_t fork_number; /* 1..n; 0: this guest is no child of a fork */
 };
 
 /* MSG_RESEED. Answers MSG_OK only when everything asked for has been done,

@@ -73,7 +73,7 @@ out_actions:
 
 int process_spawn(const struct spawn *spawn, pid_t *pid)
 {
-	char home[PATH_LENGTH_MAX + 8];
+	char home[PATH_LENGTH_MAX + 8], run_dir[PATH_LENGTH_MAX + 16], fork_index[40];
 	char *env[] = { home,
 			(char *)"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			(char *)"LANG=C.UTF-8",
@@ -82,10 +82,22 @@ int process_spawn(const struct spawn *spawn, pid_t *pid)
 			(char *)"LOGNAME=root",
 			(char *)"SHELL=/bin/bash",
 			(char *)"RAMET=1",
+			NULL,
+			NULL,
 			NULL };
+	size_t n = sizeof(env) / sizeof(env[0]) - 3;
 	int err;
 
 	(void)snprintf(home, sizeof(home), "HOME=%s", spawn->home);
+	if (spawn->run_dir) {
+		(void)snprintf(run_dir, sizeof(run_dir), "RAMET_RUN_DIR=%s", spawn->run_dir);
+		env[n++] = run_dir;
+	}
+	if (spawn->fork_number) {
+		(void)snprintf(fork_index, sizeof(fork_index), "RAMET_FORK_INDEX=%u",
+			       spawn->fork_number - 1);
+		env[n++] = fork_index;
+	}
 	err = spawn_in(spawn, spawn->home, env, pid);
 	if (err && access(spawn->home, X_OK) < 0) /* somebody removed the home directory */
 		err = spawn_in(spawn, "/", env, pid);

@@ -13,6 +13,8 @@ struct agent;
 struct spawn {
 	char *const *argv; /* argv[0] is an absolute path */
 	const char *home;  /* working directory and HOME */
+	const char *run_dir;  /* RAMET_RUN_DIR; NULL: none */
+	uint32_t fork_number; /* RAMET_FORK_INDEX + 1; 0: none */
 	size_t nfds;
 	struct {
 		int from, to;

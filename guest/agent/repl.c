@@ -117,7 +117,10 @@ static int repl_spawn(struct agent *agent)
 {
 	struct repl *repl = &agent->repl;
 	char *argv[] = { (char *)PYTHON, (char *)"-c", (char *)bootstrap, NULL };
-	struct spawn spawn = { .argv = argv, .home = agent->home };
+	struct spawn spawn = { .argv = argv,
+			       .home = agent->home,
+			       .run_dir = agent->run_dir,
+			       .fork_number = agent->identity.fork_number };
 	cleanup_close int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	cleanup_close int out_read = -1, out_write = -1, err_read = -1, err_write = -1;
 	cleanup_close int ours = -1, theirs = -1;

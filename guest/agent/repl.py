@@ -21,7 +21,10 @@ Rules that this file keeps:
   * A forked child that reaches the end of the code ends like a script and
     never speaks to the agent.
   * SIGRTMAX reseeds `random` and `numpy.random` from the kernel, at once even
-    when code is running, and answers S.
+    when code is running, and answers S. In a child of a fork it first sets
+    RAMET_FORK_INDEX and `ramet_fork.index`, and calls the functions given to
+    `ramet_fork.register` with that number. They must be quick: the child is
+    not ready before they are done.
 """
 
 import _ast
@@ -43,6 +46,7 @@ import traceback
 SOURCE = 1020  # this text
 CONTROL = 1021
 SAVED = {1: 1022, 2: 1023}  # spare copies of the output pipes
+RUN_DIR = os.environ.get("RAMET_RUN_DIR", "/run/ramet")
 RECORD_MAX = 60000
 SOURCES_MAX = 1000
 SOURCES_BYTES_MAX = 8 << 20
@@ -117,7 +121,7 @@ def on_interrupt(_signum, _frame):
         raise _KeyboardInterrupt
 
 
-def on_reseed(_signum, _frame):
+def random_reseed():
     try:
         module = sys.modules.get("random")
         if module is not None:
@@ -127,8 +131,38 @@ def on_reseed(_signum, _frame):
             numpy_random.seed(list(struct.unpack("<16I", os.urandom(64))))
     except Exception:  # a module the code replaced by something else
         pass
+
+
+def fork_read():
+    """What the agent says of the fork: [index, "reseed" or "keep"], or None."""
+    try:
+        fd = _open(RUN_DIR + "/fork_index", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read(fd, 64).decode().split()
+    finally:
+        _close(fd)
+
+
+def fork_announce(index):
+    os.environ["RAMET_FORK_INDEX"] = str(index)
+    fork_module.index = index
+    for callback in list(fork_callbacks):
+        try:
+            callback(index)
+        except Exception:
+            traceback.print_exc()
+
+
+def on_reseed(_signum, _frame):
+    fork = fork_read()
+    if not fork or fork[1] != "keep":
+        random_reseed()
     if state.child:
         return
+    if fork:
+        fork_announce(int(fork[0]))
     if state.sending:
         state.reseed_due = True
     else:
@@ -414,8 +448,21 @@ def start():
     send((b"H", b""))
 
 
+def fork_register(callback):
+    """Has callback(index) called in every child that this sandbox is forked into."""
+    if not callable(callback):
+        raise TypeError("register() needs a function")
+    fork_callbacks.append(callback)
+    return callback
+
+
 state = State()
 main = _Module("__main__")
+fork_callbacks = []
+fork_module = _Module("ramet_fork", "What a sandbox knows of its forks.")
+fork_module.register = fork_register
+fork_module.index = int(os.environ["RAMET_FORK_INDEX"]) if "RAMET_FORK_INDEX" in os.environ else None
+sys.modules["ramet_fork"] = fork_module
 FUTURE_MASK = future_mask()
 start()
 sys.exit(serve())

@@ -77,7 +77,10 @@ static int bash_spawn(struct agent *agent, const struct exec *x, int code_fd, pi
 	char *argv[] = { (char *)BASH, (char *)"-c", (char *)code, (char *)"bash", NULL };
 	cleanup_close int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	cleanup_close int out_read = -1, out_write = -1, err_read = -1, err_write = -1;
-	struct spawn spawn = { .argv = argv, .home = agent->home };
+	struct spawn spawn = { .argv = argv,
+			       .home = agent->home,
+			       .run_dir = agent->run_dir,
+			       .fork_number = agent->identity.fork_number };
 	int result;
 
 	if (null < 0)

@@ -58,8 +58,9 @@ class BashCase(unittest.TestCase):
         self.assertEqual(r.stdout, "1\n0\n")
 
     def test_environment(self):
-        r = self.bash('echo $RAMET $LANG $TERM $HOME $0; env | grep -c ^RAMET_')
-        self.assertEqual(r.stdout, "1 C.UTF-8 dumb %s bash\n0\n" % self.agent.home.name)
+        r = self.bash('echo $RAMET $LANG $TERM $HOME $0; env | grep ^RAMET_')
+        self.assertEqual(r.stdout, "1 C.UTF-8 dumb %s bash\nRAMET_RUN_DIR=%s\n"
+                         % (self.agent.home.name, self.agent.run_dir))
 
     def test_no_descriptors_leak_in(self):
         r = self.bash("ls /proc/self/fd | wc -l")

@@ -243,6 +243,35 @@ class Reseed(unittest.TestCase):
         self.agent.reseed(flags=1)
         self.assertEqual(self.agent.run("len(seeds), len(seeds[0])").result, "(1, 16)")
 
+    def test_token_is_roots_alone(self):
+        self.agent.reseed(flags=2, token=bytes(range(16)))
+        path = os.path.join(self.agent.run_dir, "token")
+        with open(path) as f:
+            self.assertEqual(f.read(), bytes(range(16)).hex() + "\n")
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+
+    def test_child_of_a_fork_knows_its_index(self):
+        self.assertEqual(self.agent.run("import ramet_fork; ramet_fork.index").result, "")
+        self.agent.reseed(flags=4 | 1, fork_number=3)
+        self.assertEqual(self.agent.run("import os; ramet_fork.index, "
+                                        "os.environ['RAMET_FORK_INDEX']").result, "(2, '2')")
+        self.assertEqual(self.agent.run("echo $RAMET_FORK_INDEX", BASH).stdout, "2\n")
+
+    def test_fork_callbacks_are_called(self):
+        self.agent.run("import ramet_fork; seen = []\n"
+                       "ramet_fork.register(lambda i: 1 / 0)\nramet_fork.register(seen.append)")
+        self.agent.reseed(flags=4 | 1, fork_number=1)
+        self.assertEqual(self.agent.run("seen").result, "[0]")
+
+    def test_fork_without_reseed_keeps_random(self):
+        self.agent.run("import random; random.seed(1)")
+        self.agent.reseed(flags=4, fork_number=1)
+        self.assertEqual(self.agent.run("random.random()").result, repr(random.Random(1).random()))
+
+    def test_fork_without_number_is_refused(self):
+        with self.assertRaises(Closed):
+            self.agent.reseed(flags=4)
+
     def test_longest_name_and_entropy(self):
         self.agent.reseed(hostname=b"h" * 64, entropy=os.urandom(512))
 

@@ -280,9 +280,11 @@ class Agent:
 
     # ---- the rest ----
 
-    def reseed(self, generation=bytes(16), hostname=b"", entropy=b"", flags=0, wall_ns=0):
+    def reseed(self, generation=bytes(16), hostname=b"", entropy=b"", flags=0, wall_ns=0,
+               token=b"", fork_number=0):
         self.call(RESEED, struct.pack("<Q16sIIII", wall_ns, generation, len(hostname),
-                                      len(entropy), flags, 0) + hostname + entropy, OK)
+                                      len(entropy), flags, fork_number)
+                  + hostname + entropy + token, OK)
 
     def ping(self, seconds=DEADLINE):
         self.reply(self.request(PING), OK, seconds)

@@ -231,7 +231,8 @@ static void take_reseed(struct fake_agent *agent, const struct frame *frame)
 	frame_fixed(frame, &message, sizeof(message));
 	/* What the engine promises: entropy, the clock, a name that is an id. */
 	if (message.entropy_length != 64 || message.hostname_length != 24 || !message.wall_ns ||
-	    frame->length != sizeof(message) + 24 + 64 ||
+	    frame->length != sizeof(message) + 24 + 64 + RESEED_TOKEN_SIZE ||
+	    !(message.flags & RESEED_TOKEN) ||
 	    memcmp(frame->payload + sizeof(message), "sbx_", 4) != 0 ||
 	    !memcmp(frame->payload + sizeof(message) + 24, zero, sizeof(zero)))
 		fake_send_error(agent, frame->id, EINVAL, "the identity is not complete");

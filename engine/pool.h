@@ -1,0 +1,74 @@
+/* Shells: workers that own a virtual machine and wait for memory and state.
+ *
+ * There is one pool for each kind of guest. A pool in use keeps a number of
+ * idle shells (limits.pool_size); it is refilled when nobody waits for an
+ * answer of the engine, and gives its shells up after a while without use. */
+#ifndef RAMET_ENGINE_POOL_H
+#define RAMET_ENGINE_POOL_H
+
+#include "engine/vm.h"
+
+struct shell;
+TAILQ_HEAD(shell_list, shell);
+
+struct pool_kind {
+	uint64_t memory_bytes;
+	int isolation;
+	bool plain;
+};
+
+bool pool_kind_equal(const struct pool_kind *a, const struct pool_kind *b);
+
+struct pool {
+	struct engine *engine;
+	LIST_ENTRY(pool) link;
+	struct pool_kind kind;
+	struct shell_list idle;     /* ready */
+	struct shell_list starting; /* not yet */
+	unsigned int idle_count, starting_count;
+	TAILQ_HEAD(, pool_request) requests; /* that wait, oldest first */
+	unsigned int level;                  /* idle shells to keep */
+	sd_event_source *timer;
+};
+
+LIST_HEAD(pool_list, pool);
+
+/* `err` is NULL when all shells are there. */
+typedef void (*pool_cb)(void *arg, const struct ramet_err *err);
+
+/* Someone who needs shells; embedded in what needs them, zeroed at first. */
+struct pool_request {
+	struct pool *pool; /* NULL: not in use */
+	TAILQ_ENTRY(pool_request) link;
+	bool waiting;
+	unsigned int wanted, got;
+	struct shell_list shells;
+	pool_cb done;
+	void *arg;
+};
+
+/* Reserves `count` shells. Returns 1 when they are there already, 0 when `done`
+ * will be called, -errno. Ended by pool_cancel(). */
+int pool_reserve(struct engine *engine, const struct pool_kind *kind, struct pool_request *request,
+		 unsigned int count, pool_cb done, void *arg, struct ramet_err *err);
+
+/* One of the reserved shells, which the caller owns from then on, or NULL. */
+struct vm *pool_take(struct pool_request *request);
+
+/* Gives back what was not taken. Harmless when not in use. */
+void pool_cancel(struct pool_request *request);
+
+/* Starts what is missing: for requests always, the rest when the engine has
+ * nothing better to do. */
+void pool_refill_all(struct engine *engine);
+
+/* Makes sure that there is a pool of this kind and that it fills. */
+void pool_touch(struct engine *engine, const struct pool_kind *kind);
+
+/* Counts shells that are ready now. */
+unsigned int pool_ready(const struct engine *engine, const struct pool_kind *kind);
+
+/* Ends all pools; nobody may wait any more. */
+void pool_destroy_all(struct engine *engine);
+
+#endif
