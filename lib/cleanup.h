@@ -30,9 +30,9 @@ static inline void cleanup_filep(FILE **f)
 		(void)fclose(*f);
 }
 
-#define cleanup_free CLEANUP(cleanup_freep)
+#define cleanup_free  CLEANUP(cleanup_freep)
 #define cleanup_close CLEANUP(cleanup_closep)
-#define cleanup_file CLEANUP(cleanup_filep)
+#define cleanup_file  CLEANUP(cleanup_filep)
 
 /* Closes *fd when it is open and marks it closed. */
 static inline void close_fd(int *fd)
@@ -52,12 +52,12 @@ static inline int take_fd(int *fd)
 }
 
 /* Moves a pointer out of its variable. */
-#define take_ptr(p)                  \
-	__extension__({              \
-		__typeof__(p) *pp_ = &(p); \
-		__typeof__(p) taken_ = *pp_; \
-		*pp_ = NULL;         \
-		taken_;              \
+#define take_ptr(p)                                                                                \
+	__extension__({                                                                            \
+		__typeof__(p) *pp_ = &(p);                                                         \
+		__typeof__(p) taken_ = *pp_;                                                       \
+		*pp_ = NULL;                                                                       \
+		taken_;                                                                            \
 	})
 
 #endif

@@ -25,7 +25,6 @@ int err_errno(struct ramet_err *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /* Puts "<context>: " before the recorded sentence. Returns -err->code. */
-int err_prefix(struct ramet_err *err, const char *fmt, ...)
-	__attribute__((format(printf, 2, 3)));
+int err_prefix(struct ramet_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -18,9 +18,9 @@
 
 /* TF DF NT AC. Not IF: at CPL 3 nothing would set it again, and KVM would see
  * a guest that never takes interrupts. */
-#define SFMASK 0x44500u
-#define ENTRY_VA HV_PAGE_VA(HV_PAGE_SHIM)
-#define OUT_LENGTH 2u
+#define SFMASK      0x44500u
+#define ENTRY_VA    HV_PAGE_VA(HV_PAGE_SHIM)
+#define OUT_LENGTH  2u
 #define RETRIES_MAX 6u /* then every 1.9 ms */
 
 static struct software *software_get(const struct machine *m)
@@ -33,11 +33,13 @@ static struct software *software_get(const struct machine *m)
 static int plain_install(struct machine *m)
 {
 	hv_views_init(m, HV_MAP_WRITE);
-	hv_tss_init(m, HV_PAGE_TSS, 1u << (PORT_SYSCALL - PORT_FIRST) | 1u << (PORT_COMPAT - PORT_FIRST));
+	hv_tss_init(m, HV_PAGE_TSS,
+		    1u << (PORT_SYSCALL - PORT_FIRST) | 1u << (PORT_COMPAT - PORT_FIRST));
 	hv_stubs_init(m, HV_PAGE_STUBS);
 	for (unsigned int v = 0; v < 256; v++)
-		hv_gate_set(m, HV_PAGE_IDT, (uint8_t)v, HV_PAGE_VA(HV_PAGE_STUBS) + v * HV_STUB_SIZE,
-			    SEL_KERNEL_CS, v == 3 || v == 4 || v == 0x80 ? 3 : 0, 0);
+		hv_gate_set(m, HV_PAGE_IDT, (uint8_t)v,
+			    HV_PAGE_VA(HV_PAGE_STUBS) + v * HV_STUB_SIZE, SEL_KERNEL_CS,
+			    v == 3 || v == 4 || v == 0x80 ? 3 : 0, 0);
 	for (unsigned int view = HV_VIEW_KERNEL; view <= HV_VIEW_USER; view++) {
 		hv_map(m, view, HV_PAGE_GDT, HV_PAGE_GDT, HV_MAP_WRITE);
 		hv_map(m, view, HV_PAGE_TSS, HV_PAGE_TSS, HV_MAP_WRITE);
@@ -88,7 +90,9 @@ static int software_setup(struct machine *m, struct ramet_err *err)
 
 static uint8_t *ops_generate(struct machine *m)
 {
-	static const uint8_t flush[] = { 0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8 }; /* mov cr3 both ways */
+	static const uint8_t flush[] = {
+		0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8
+	}; /* mov cr3 both ways */
 	bool wanted = m->mmu.flush;
 	uint8_t *code = backend_ops_generate(m, hv_page_ptr(m, HV_PAGE_OPS));
 
@@ -254,11 +258,13 @@ static int decode_io(struct machine *m, struct vcpu_exit *exit, struct ramet_err
 		return rc;
 	case PORT_BP:
 		v->regs.rax = shim_data_get(m)->fault_rax;
-		return decode_exception(m, exit, VECTOR_BP, HV_PAGE_VA(HV_PAGE_STACK_END) - 40, err);
+		return decode_exception(m, exit, VECTOR_BP, HV_PAGE_VA(HV_PAGE_STACK_END) - 40,
+					err);
 	case PORT_GP:
 		return decode_exception(m, exit, VECTOR_GP, HV_PAGE_VA(HV_PAGE_IST_END) - 48, err);
 	default:
-		return backend_broken(exit, err, "unexpected port access in the hypervisor area", v->regs.rip);
+		return backend_broken(exit, err, "unexpected port access in the hypervisor area",
+				      v->regs.rip);
 	}
 }
 

@@ -6,10 +6,10 @@
 #include "vmm/machine.h"
 
 struct software {
-	bool hw_kernel;     /* the mode the processor's GS base belongs to */
-	bool resume_raw;    /* registers are the processor's: do not reload them */
-	uint64_t gs_other;  /* GS base of the inactive mode (plain path) */
-	uint32_t dirty;     /* KVM_SYNC_X86_* to write back */
+	bool hw_kernel;    /* the mode the processor's GS base belongs to */
+	bool resume_raw;   /* registers are the processor's: do not reload them */
+	uint64_t gs_other; /* GS base of the inactive mode (plain path) */
+	uint32_t dirty;    /* KVM_SYNC_X86_* to write back */
 	int commit_error;
 	unsigned int retries; /* entries in a row only to leave the fast path's code */
 };

@@ -21,10 +21,10 @@ _Static_assert(SHIM_TRAP_STACK_VA == HV_PAGE_VA(HV_PAGE_STACK_END), "shim addres
 _Static_assert(SHIM_IST_STACK_VA == HV_PAGE_VA(HV_PAGE_IST_END), "shim address");
 
 /* Places in the page of CPL-0 stubs. */
-#define STUB_FAULT_KERNEL 0x000u
-#define STUB_FAULT_USER 0x080u
-#define STUB_BREAK_KERNEL 0x100u
-#define STUB_BREAK_USER 0x180u
+#define STUB_FAULT_KERNEL  0x000u
+#define STUB_FAULT_USER    0x080u
+#define STUB_BREAK_KERNEL  0x100u
+#define STUB_BREAK_USER    0x180u
 /* Frames that enter the fast path, in the data page behind its struct. */
 #define FRAME_FAULT_OFFSET 0xf00u
 #define FRAME_BREAK_OFFSET 0xf40u
@@ -168,8 +168,8 @@ static void views_build(struct machine *m)
 
 static void entry_frame(struct machine *m, unsigned int at, unsigned int offset)
 {
-	const uint64_t frame[5] = { SHIM_ENTRY_VA + offset, SEL_USER_CS, RFLAGS_FIXED, SHIM_STACK_VA,
-				    SEL_USER_SS };
+	const uint64_t frame[5] = { SHIM_ENTRY_VA + offset, SEL_USER_CS, RFLAGS_FIXED,
+				    SHIM_STACK_VA, SEL_USER_SS };
 
 	memcpy((uint8_t *)hv_page_ptr(m, HV_PAGE_DATA) + at, frame, sizeof(frame));
 }

@@ -156,7 +156,8 @@ static bool pump_to_guest(struct machine *m, struct channel_control *control)
 				return notify;
 			continue;
 		}
-		msg.msg_iovlen = (size_t)ring_iov(m, true, c->to_guest_prod, ring_size(m) - used, iov);
+		msg.msg_iovlen =
+			(size_t)ring_iov(m, true, c->to_guest_prod, ring_size(m) - used, iov);
 		n = recvmsg(m->channel_fd, &msg, MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
 			continue;

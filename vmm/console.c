@@ -35,8 +35,8 @@ const char *console_last_words(const struct machine *m, size_t *len)
 	const char *newline = at ? memchr(at, '\n', (size_t)(end - at)) : NULL;
 
 	if (!at)
-		at = end - (m->console_tail_len < LAST_WORDS_MAX ? m->console_tail_len :
-								   LAST_WORDS_MAX);
+		at = end -
+		     (m->console_tail_len < LAST_WORDS_MAX ? m->console_tail_len : LAST_WORDS_MAX);
 	*len = (size_t)((newline ? newline : end) - at);
 	if (*len && at[*len - 1] == '\r')
 		--*len;

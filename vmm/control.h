@@ -29,36 +29,36 @@
 
 #include <stdint.h>
 
-#define CONTROL_VERSION 1u
+#define CONTROL_VERSION     1u
 #define CONTROL_MESSAGE_MAX 8192u
 #define CONTROL_CMDLINE_MAX 1024u
-#define CONTROL_INITRD_MAX 4u
+#define CONTROL_INITRD_MAX  4u
 
 enum control_type {
 	/* Daemon to worker. */
-	CONTROL_BOOT = 1,  /* struct control_boot + kernel fd + initrd fds */
-	CONTROL_STATS = 2, /* [CONTROL_STATS_REPLY] */
-	CONTROL_SHELL = 3, /* [CONTROL_SHELL_READY] struct control_shell, /dev/userfaultfd */
+	CONTROL_BOOT = 1,    /* struct control_boot + kernel fd + initrd fds */
+	CONTROL_STATS = 2,   /* [CONTROL_STATS_REPLY] */
+	CONTROL_SHELL = 3,   /* [CONTROL_SHELL_READY] struct control_shell, /dev/userfaultfd */
 	CONTROL_RESTORE = 4, /* [CONTROL_RESTORED] struct control_restore, bundle, layer fds */
-	CONTROL_RUN = 5,    /* [CONTROL_BOOTED] starts or continues a restored guest */
-	CONTROL_PAUSE = 6,  /* [CONTROL_PAUSED] struct control_pause, bundle (read-write) */
-	CONTROL_RESUME = 7, /* no reply; after CONTROL_PAUSED */
-	CONTROL_DONATE = 8, /* [CONTROL_FILLED] struct control_donate, layer (read-write),
-			     * /dev/userfaultfd, all layers of its own memory */
-	CONTROL_CHILD = 9,  /* no reply; struct control_child, the child's userfaultfd */
+	CONTROL_RUN = 5,     /* [CONTROL_BOOTED] starts or continues a restored guest */
+	CONTROL_PAUSE = 6,   /* [CONTROL_PAUSED] struct control_pause, bundle (read-write) */
+	CONTROL_RESUME = 7,  /* no reply; after CONTROL_PAUSED */
+	CONTROL_DONATE = 8,  /* [CONTROL_FILLED] struct control_donate, layer (read-write),
+			      * /dev/userfaultfd, all layers of its own memory */
+	CONTROL_CHILD = 9,   /* no reply; struct control_child, the child's userfaultfd */
 
 	/* Worker to daemon. */
-	CONTROL_READY = 64,  /* struct control_ready */
-	CONTROL_BOOTED = 65, /* struct control_booted: the guest's first instruction is next */
-	CONTROL_CHANNEL = 66, /* the guest's agent channel is connected */
-	CONTROL_CONSOLE = 67, /* struct control_console + bytes the guest printed */
+	CONTROL_READY = 64,       /* struct control_ready */
+	CONTROL_BOOTED = 65,      /* struct control_booted: the guest's first instruction is next */
+	CONTROL_CHANNEL = 66,     /* the guest's agent channel is connected */
+	CONTROL_CONSOLE = 67,     /* struct control_console + bytes the guest printed */
 	CONTROL_STATS_REPLY = 68, /* struct control_stats */
-	CONTROL_ENDED = 69,  /* struct control_ended */
+	CONTROL_ENDED = 69,       /* struct control_ended */
 	CONTROL_SHELL_READY = 70, /* struct control_header */
 	CONTROL_RESTORED = 71, /* struct control_restored, a userfaultfd for each filling layer */
-	CONTROL_PAUSED = 72, /* struct control_paused */
-	CONTROL_FILLED = 73, /* struct control_filled */
-	CONTROL_FAILED = 74, /* struct control_failed: the request was refused, nothing changed */
+	CONTROL_PAUSED = 72,   /* struct control_paused */
+	CONTROL_FILLED = 73,   /* struct control_filled */
+	CONTROL_FAILED = 74,   /* struct control_failed: the request was refused, nothing changed */
 };
 
 enum isolation_mode {
@@ -73,11 +73,11 @@ struct control_header {
 
 struct control_boot {
 	struct control_header header;
-	uint64_t ram_bytes;   /* 64 MiB .. RAM_BYTES_MAX, a multiple of 2 MiB */
-	uint32_t isolation;   /* enum isolation_mode */
-	uint32_t plain;       /* 1: every event exits (reference path, for tests) */
-	uint32_t initrd_count; /* <= CONTROL_INITRD_MAX; loaded back to back */
-	uint32_t cmdline_length; /* < CONTROL_CMDLINE_MAX */
+	uint64_t ram_bytes;                /* 64 MiB .. RAM_BYTES_MAX, a multiple of 2 MiB */
+	uint32_t isolation;                /* enum isolation_mode */
+	uint32_t plain;                    /* 1: every event exits (reference path, for tests) */
+	uint32_t initrd_count;             /* <= CONTROL_INITRD_MAX; loaded back to back */
+	uint32_t cmdline_length;           /* < CONTROL_CMDLINE_MAX */
 	char cmdline[CONTROL_CMDLINE_MAX]; /* added to the built-in command line */
 };
 
@@ -104,7 +104,7 @@ struct control_stats {
 	uint64_t hypercalls; /* handled by the VMM */
 	uint64_t exceptions; /* bounced by the VMM */
 	uint64_t upcalls;
-	uint64_t blocked_ns; /* time the vCPU was idle */
+	uint64_t blocked_ns;       /* time the vCPU was idle */
 	uint64_t channel_to_host;  /* bytes */
 	uint64_t channel_to_guest; /* bytes */
 };
@@ -159,7 +159,7 @@ struct control_paused {
 	uint32_t reserved;
 	uint64_t dirty_pages; /* changed, before gaps were merged in */
 	uint64_t range_pages;
-	uint64_t channel_to_host;  /* bytes that went through the channel socket, ever */
+	uint64_t channel_to_host; /* bytes that went through the channel socket, ever */
 	uint64_t channel_to_guest;
 	uint64_t pause_ns; /* from the request to the guest being stopped */
 	uint64_t state_ns; /* from there to this message */
@@ -203,11 +203,11 @@ struct control_failed {
 };
 
 enum end_reason {
-	END_POWEROFF = 1, /* the guest shut down */
-	END_REBOOT = 2,   /* the guest asked for a reboot; it is not restarted */
-	END_PANIC = 3,    /* the guest kernel crashed; text = its last console lines */
+	END_POWEROFF = 1,    /* the guest shut down */
+	END_REBOOT = 2,      /* the guest asked for a reboot; it is not restarted */
+	END_PANIC = 3,       /* the guest kernel crashed; text = its last console lines */
 	END_GUEST_FAULT = 4, /* the guest did what a PV guest must not; text says what */
-	END_ERROR = 5,    /* the VMM or the host failed; text says how */
+	END_ERROR = 5,       /* the VMM or the host failed; text says how */
 };
 
 struct control_ended {

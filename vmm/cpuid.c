@@ -16,13 +16,13 @@
 #include "lib/cleanup.h"
 #include "vmm/xen_abi.h"
 
-#define BIT32(n) (1u << (n))
-#define XCR0_WANTED 0xe7ull /* x87 SSE AVX opmask ZMM_Hi256 Hi16_ZMM */
-#define XEN_LEAF 0x40000000u
-#define XEN_LEAF_TIME (XEN_LEAF + 3)
+#define BIT32(n)           (1u << (n))
+#define XCR0_WANTED        0xe7ull /* x87 SSE AVX opmask ZMM_Hi256 Hi16_ZMM */
+#define XEN_LEAF           0x40000000u
+#define XEN_LEAF_TIME      (XEN_LEAF + 3)
 #define XEN_VERSION_ANSWER ((4u << 16) | 17u)
-#define CPUID_ENTRIES_MAX 128
-#define SUPPORTED_MAX 256u
+#define CPUID_ENTRIES_MAX  128
+#define SUPPORTED_MAX      256u
 
 static struct cpuid_result native(uint32_t leaf, uint32_t subleaf)
 {
@@ -141,11 +141,12 @@ static void filter_structured(struct cpuid_result *r)
 
 static void filter_extended(struct cpuid_result *r)
 {
-	r->ecx &= ~(BIT32(2) /* SVM */ | BIT32(3) /* EXTAPIC */ | BIT32(9) /* OSVW */ |
-		    BIT32(10) /* IBS */ | BIT32(12) /* SKINIT */ | BIT32(13) /* WDT */ |
-		    BIT32(15) /* LWP */ | BIT32(19) /* NODEID_MSR */ | BIT32(22) /* TOPOEXT */ |
-		    BIT32(23) /* perfctr core */ | BIT32(24) /* perfctr NB */ | BIT32(26) /* DBX */ |
-		    BIT32(27) /* PERFTSC */ | BIT32(28) /* perfctr L2 */ | BIT32(29) /* MONITORX */);
+	r->ecx &=
+		~(BIT32(2) /* SVM */ | BIT32(3) /* EXTAPIC */ | BIT32(9) /* OSVW */ |
+		  BIT32(10) /* IBS */ | BIT32(12) /* SKINIT */ | BIT32(13) /* WDT */ |
+		  BIT32(15) /* LWP */ | BIT32(19) /* NODEID_MSR */ | BIT32(22) /* TOPOEXT */ |
+		  BIT32(23) /* perfctr core */ | BIT32(24) /* perfctr NB */ | BIT32(26) /* DBX */ |
+		  BIT32(27) /* PERFTSC */ | BIT32(28) /* perfctr L2 */ | BIT32(29) /* MONITORX */);
 	r->edx &= ~(BIT32(1) | BIT32(2) | BIT32(3) | BIT32(7) | BIT32(12) | BIT32(13) | BIT32(14) |
 		    BIT32(17) /* as in leaf 1 */ | BIT32(25) /* FFXSR */ |
 		    BIT32(26) /* 1 GiB pages */ | BIT32(27) /* RDTSCP */);

@@ -10,7 +10,7 @@
 
 #include "lib/cleanup.h"
 
-#define PHDRS_MAX 64
+#define PHDRS_MAX       64
 #define NOTES_BYTES_MAX (64u * 1024)
 
 static int read_exact(int fd, void *buf, size_t len, uint64_t offset)
@@ -40,10 +40,11 @@ static int segment_load(const struct guest_memory *mem, int fd, const Elf64_Phdr
 	int rc;
 
 	if (!at || ph->p_filesz > ph->p_memsz)
-		return err_set(err, ENOEXEC,
-			       "kernel segment at %#llx (%llu bytes) does not fit into %llu MiB of RAM",
-			       (unsigned long long)ph->p_paddr, (unsigned long long)ph->p_memsz,
-			       (unsigned long long)(mem->ram_bytes >> 20));
+		return err_set(
+			err, ENOEXEC,
+			"kernel segment at %#llx (%llu bytes) does not fit into %llu MiB of RAM",
+			(unsigned long long)ph->p_paddr, (unsigned long long)ph->p_memsz,
+			(unsigned long long)(mem->ram_bytes >> 20));
 	rc = read_exact(fd, at, ph->p_filesz, ph->p_offset);
 	if (rc)
 		return err_errno(err, -rc, "cannot read the kernel's segment at %#llx",
@@ -55,7 +56,8 @@ static int segment_load(const struct guest_memory *mem, int fd, const Elf64_Phdr
 	return 0;
 }
 
-static void note_apply(struct kernel_image *image, uint32_t type, const uint8_t *desc, uint32_t size)
+static void note_apply(struct kernel_image *image, uint32_t type, const uint8_t *desc,
+		       uint32_t size)
 {
 	uint64_t value;
 
@@ -106,8 +108,9 @@ static int header_check(const Elf64_Ehdr *eh, struct ramet_err *err)
 {
 	if (memcmp(eh->e_ident, ELFMAG, SELFMAG) || eh->e_ident[EI_CLASS] != ELFCLASS64 ||
 	    eh->e_machine != EM_X86_64 || eh->e_type != ET_EXEC)
-		return err_set(err, ENOEXEC,
-			       "the kernel is not an uncompressed x86-64 vmlinux (ELF64 executable)");
+		return err_set(
+			err, ENOEXEC,
+			"the kernel is not an uncompressed x86-64 vmlinux (ELF64 executable)");
 	if (eh->e_phentsize != sizeof(Elf64_Phdr) || !eh->e_phnum || eh->e_phnum > PHDRS_MAX)
 		return err_set(err, ENOEXEC, "the kernel has %u program headers of %u bytes",
 			       eh->e_phnum, eh->e_phentsize);

@@ -14,8 +14,8 @@
 
 struct insn {
 	uint8_t bytes[INSN_MAX];
-	size_t length;  /* fetched */
-	size_t at;      /* of the opcode */
+	size_t length; /* fetched */
+	size_t at;     /* of the opcode */
 	uint8_t rex;
 	bool operand16;
 };

@@ -8,8 +8,8 @@
 #include "vmm/console.h"
 #include "vmm/mmu.h"
 
-#define PORT_STORE 1u
-#define PORT_CONSOLE 2u
+#define PORT_STORE         1u
+#define PORT_CONSOLE       2u
 #define PORT_DYNAMIC_FIRST 3u
 
 struct vcpu_info *vcpu_info_get(const struct machine *m)
@@ -189,9 +189,9 @@ static int port_send(struct machine *m, uint32_t port)
 static int port_status(const struct machine *m, struct evtchn_status *s)
 {
 	static const uint8_t status[] = {
-		[EVTCHN_FREE] = EVTCHNSTAT_closed,      [EVTCHN_RESERVED] = EVTCHNSTAT_interdomain,
-		[EVTCHN_UNBOUND] = EVTCHNSTAT_unbound,  [EVTCHN_VIRQ] = EVTCHNSTAT_virq,
-		[EVTCHN_IPI] = EVTCHNSTAT_ipi,          [EVTCHN_LOCAL] = EVTCHNSTAT_interdomain,
+		[EVTCHN_FREE] = EVTCHNSTAT_closed,     [EVTCHN_RESERVED] = EVTCHNSTAT_interdomain,
+		[EVTCHN_UNBOUND] = EVTCHNSTAT_unbound, [EVTCHN_VIRQ] = EVTCHNSTAT_virq,
+		[EVTCHN_IPI] = EVTCHNSTAT_ipi,         [EVTCHN_LOCAL] = EVTCHNSTAT_interdomain,
 	};
 	const struct evtchn_port *p;
 

@@ -83,7 +83,8 @@ int grant_page(const struct machine *m, uint32_t ref, uint64_t *gpa)
 	struct grant_entry_v1 entry;
 	uint64_t at = guest_pv_page_gpa(&m->mem, PV_PAGE_GRANT) + (uint64_t)ref * sizeof(entry);
 
-	if (ref >= m->pv.grant_frames * GRANTS_PER_FRAME || guest_read(&m->mem, at, &entry, sizeof(entry)))
+	if (ref >= m->pv.grant_frames * GRANTS_PER_FRAME ||
+	    guest_read(&m->mem, at, &entry, sizeof(entry)))
 		return -EINVAL;
 	if ((entry.flags & GTF_type_mask) != GTF_permit_access || (entry.flags & GTF_readonly) ||
 	    entry.domid != 0)

@@ -14,11 +14,11 @@ static uint64_t align_2m(uint64_t value)
 int guest_memory_layout(struct guest_memory *mem, uint64_t ram_bytes, struct ramet_err *err)
 {
 	if (ram_bytes < RAM_BYTES_MIN || ram_bytes > RAM_BYTES_MAX || ram_bytes % PAGE_SIZE_2M)
-		return err_set(err, EINVAL,
-			       "guest memory of %llu bytes is not supported: use a multiple of 2 MiB "
-			       "from %llu MiB to %llu MiB",
-			       (unsigned long long)ram_bytes, RAM_BYTES_MIN >> 20,
-			       RAM_BYTES_MAX >> 20);
+		return err_set(
+			err, EINVAL,
+			"guest memory of %llu bytes is not supported: use a multiple of 2 MiB "
+			"from %llu MiB to %llu MiB",
+			(unsigned long long)ram_bytes, RAM_BYTES_MIN >> 20, RAM_BYTES_MAX >> 20);
 	*mem = (struct guest_memory){ .ram_bytes = ram_bytes, .levels_gpa = ram_bytes };
 	mem->pv_gpa = ram_bytes + align_2m(ram_bytes >> PAGE_SHIFT);
 	mem->size = mem->pv_gpa + PAGE_SIZE_2M;

@@ -39,7 +39,8 @@ void guest_memory_destroy(struct guest_memory *mem);
 
 static inline void guest_touch(const struct guest_memory *mem, uint64_t gpa, size_t len)
 {
-	for (uint64_t page = gpa >> PAGE_SHIFT; len && page <= (gpa + len - 1) >> PAGE_SHIFT; page++)
+	for (uint64_t page = gpa >> PAGE_SHIFT; len && page <= (gpa + len - 1) >> PAGE_SHIFT;
+	     page++)
 		mem->touched[page / 64] |= 1ull << (page % 64);
 }
 

@@ -27,7 +27,7 @@ enum {
 _Static_assert(TABLE_END <= HV_PAGE_COUNT - HV_PAGE_TABLES, "page tables fit into their pages");
 
 #define TABLE_ACCESS (PTE_PRESENT | PTE_WRITE | PTE_USER | PTE_ACCESSED | PTE_DIRTY)
-#define LEAF_ACCESS (PTE_PRESENT | PTE_ACCESSED | PTE_DIRTY)
+#define LEAF_ACCESS  (PTE_PRESENT | PTE_ACCESSED | PTE_DIRTY)
 
 static uint64_t *table_ptr(const struct machine *m, unsigned int table)
 {
@@ -84,8 +84,8 @@ void hv_views_init(struct machine *m, unsigned int direct_map_flags)
 
 void hv_alias_map(struct machine *m, unsigned int flags)
 {
-	direct_map(m, TABLE_L2_ALIAS, (unsigned int)((DM_ALIAS_VA - DM_VA) >> 30),
-		   m->mem.ram_bytes, ALIAS_GPA, flags);
+	direct_map(m, TABLE_L2_ALIAS, (unsigned int)((DM_ALIAS_VA - DM_VA) >> 30), m->mem.ram_bytes,
+		   ALIAS_GPA, flags);
 }
 
 void hv_map(struct machine *m, enum hv_view view, unsigned int at, unsigned int page,
@@ -125,7 +125,7 @@ void hv_tss_init(struct machine *m, unsigned int page, uint32_t open_ports)
 	for (unsigned int i = 0; PORT_FIRST + i <= PORT_LAST; i++)
 		if (open_ports & (1u << i))
 			tss[bitmap + (PORT_FIRST + i) / 8] &=
-				(uint8_t)~(1u << ((PORT_FIRST + i) % 8));
+				(uint8_t) ~(1u << ((PORT_FIRST + i) % 8));
 }
 
 void hv_gate_set(struct machine *m, unsigned int page, uint8_t vector, uint64_t handler,
@@ -134,7 +134,8 @@ void hv_gate_set(struct machine *m, unsigned int page, uint8_t vector, uint64_t 
 	uint64_t *idt = hv_page_ptr(m, page);
 
 	idt[2 * vector] = (handler & 0xffff) | ((uint64_t)selector << 16) | ((uint64_t)ist << 32) |
-			  ((uint64_t)(0x8e | (dpl << 5)) << 40) | (((handler >> 16) & 0xffff) << 48);
+			  ((uint64_t)(0x8e | (dpl << 5)) << 40) |
+			  (((handler >> 16) & 0xffff) << 48);
 	idt[2 * vector + 1] = handler >> 32;
 }
 

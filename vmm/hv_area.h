@@ -16,7 +16,7 @@
 enum hv_view { HV_VIEW_KERNEL, HV_VIEW_USER };
 
 #define HV_MAP_WRITE 1u
-#define HV_MAP_USER 2u /* accessible at CPL 3 */
+#define HV_MAP_USER  2u /* accessible at CPL 3 */
 
 /* Host address of a page of the area. */
 static inline void *hv_page_ptr(const struct machine *m, unsigned int page)

@@ -17,8 +17,8 @@
 #include "vmm/trap.h"
 #include "vmm/xen_abi.h"
 
-#define MULTICALL_MAX 4096u
-#define CONSOLE_WRITE_MAX 65536u
+#define MULTICALL_MAX      4096u
+#define CONSOLE_WRITE_MAX  65536u
 #define XEN_VERSION_NUMBER ((4 << 16) | 17)
 
 struct call {
@@ -44,9 +44,9 @@ static int64_t set_trap_table(struct machine *m, uint64_t va)
 			break;
 		if (!trap_canonical(t.address))
 			return -EINVAL;
-		m->pv.traps[t.vector] = (struct trap_gate){
-			.address = t.address, .dpl = t.flags & 3, .masks_events = (t.flags & 4) != 0
-		};
+		m->pv.traps[t.vector] = (struct trap_gate){ .address = t.address,
+							    .dpl = t.flags & 3,
+							    .masks_events = (t.flags & 4) != 0 };
 	}
 	m->ops->pv_changed(m);
 	return 0;
@@ -316,8 +316,10 @@ static int64_t multicall(struct machine *m, uint64_t va, uint64_t count)
 
 		if (mmu_copy_in(m, &e, va, sizeof(e)))
 			return -EFAULT;
-		c = (struct call){ e.op, { e.args[0], e.args[1], e.args[2], e.args[3], e.args[4] } };
-		e.result = (xen_ulong_t)(e.op == __HYPERVISOR_multicall ? -EINVAL : call_one(m, &c));
+		c = (struct call){ e.op,
+				   { e.args[0], e.args[1], e.args[2], e.args[3], e.args[4] } };
+		e.result =
+			(xen_ulong_t)(e.op == __HYPERVISOR_multicall ? -EINVAL : call_one(m, &c));
 		if (mmu_copy_out(m, va, &e, sizeof(e)))
 			return -EFAULT;
 	}
@@ -393,9 +395,8 @@ static int64_t call_one(struct machine *m, const struct call *c)
 	case __HYPERVISOR_physdev_op: /* I/O privileges: accepted, and no port opens */
 		return a[0] == PHYSDEVOP_set_iopl || a[0] == PHYSDEVOP_set_iobitmap ? 0 : -ENOSYS;
 	case RAMET_HYPERCALL:
-		return a[0] == RAMET_OP_CHANNEL ?
-			       channel_connect(m, (uint32_t)a[1], (uint32_t)a[2]) :
-			       -ENOSYS;
+		return a[0] == RAMET_OP_CHANNEL ? channel_connect(m, (uint32_t)a[1], (uint32_t)a[2])
+						: -ENOSYS;
 	default:
 		return -ENOSYS;
 	}

@@ -16,11 +16,11 @@
 #include "lib/err.h"
 
 /* The jail's limits, all in one place. */
-#define JAIL_NOFILE_MAX    2304u	     /* highest descriptor + 1; a donor holds one for each child */
-#define JAIL_NPROC_MAX     3u          /* tasks of its uid: itself, one of KVM per VM */
-#define JAIL_SIGNALS_MAX   256u        /* queued signals and POSIX timers */
-#define JAIL_LOG_BYTES_MAX 1048576u    /* growth of stderr when that is a regular file */
-#define JAIL_KEEP_MAX      16u         /* entries of keep_fds */
+#define JAIL_NOFILE_MAX    2304u    /* highest descriptor + 1; a donor holds one for each child */
+#define JAIL_NPROC_MAX     3u       /* tasks of its uid: itself, one of KVM per VM */
+#define JAIL_SIGNALS_MAX   256u     /* queued signals and POSIX timers */
+#define JAIL_LOG_BYTES_MAX 1048576u /* growth of stderr when that is a regular file */
+#define JAIL_KEEP_MAX      16u      /* entries of keep_fds */
 #define JAIL_PROCESS_NAME  "ramet-vmm" /* as ps(1) shows it; <= 15 characters */
 
 struct jail_config {

@@ -16,7 +16,7 @@
 #include "vmm/cpuid.h"
 #include "vmm/timekeeping.h"
 
-#define M2P_INVALID (~0ull)
+#define M2P_INVALID         (~0ull)
 #define KERNEL_SIGSET_BYTES 8u
 
 enum memory_slot { SLOT_MEMORY, SLOT_HV, SLOT_M2P, SLOT_ALIAS };
@@ -131,7 +131,8 @@ static void signals_of_interest(sigset_t *set)
 static int signals_create(struct machine *m, struct ramet_err *err)
 {
 	union {
-		struct kvm_signal_mask head; /* the kernel's sigset_t: blocked while the guest runs */
+		struct kvm_signal_mask
+			head; /* the kernel's sigset_t: blocked while the guest runs */
 		uint8_t room[sizeof(struct kvm_signal_mask) + KERNEL_SIGSET_BYTES];
 	} mask = { .room = { 0 } };
 	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM };
@@ -176,8 +177,8 @@ static int create(struct machine *m, int kvm_fd, const struct probe_result *prob
 	if (isolation != ISOLATION_FULL && isolation != ISOLATION_FAST)
 		return err_set(err, EINVAL, "isolation mode %d does not exist", isolation);
 	m->shell = shell;
-	rc = shell ? guest_memory_reserve(&m->mem, ram_bytes, err) :
-		     guest_memory_create(&m->mem, ram_bytes, err);
+	rc = shell ? guest_memory_reserve(&m->mem, ram_bytes, err)
+		   : guest_memory_create(&m->mem, ram_bytes, err);
 	if (!rc)
 		rc = map_anonymous(HV_SIZE, &m->hv, "the hypervisor area", err);
 	if (!rc)
@@ -229,7 +230,8 @@ int machine_dirty_pages(const struct machine *m, uint64_t *bitmap, struct ramet_
 		return err_set(err, ENOMEM, "no memory for the dirty log");
 	rc = dirty_log_add(m, SLOT_MEMORY, log, words, bitmap, err);
 	if (!rc && m->aliased)
-		rc = dirty_log_add(m, SLOT_ALIAS, log, m->mem.ram_bytes / PAGE_SIZE / 64, bitmap, err);
+		rc = dirty_log_add(m, SLOT_ALIAS, log, m->mem.ram_bytes / PAGE_SIZE / 64, bitmap,
+				   err);
 	for (size_t i = 0; !rc && i < words; i++)
 		bitmap[i] |= m->mem.touched[i];
 	return rc;

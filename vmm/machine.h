@@ -49,7 +49,7 @@ struct channel_state {
 	uint32_t ring_pages;
 	uint64_t control_gpa;
 	uint64_t data_gpa[2 * CHANNEL_RING_PAGES_MAX];
-	uint32_t to_host_cons;  /* ours: the guest's copy is not trusted */
+	uint32_t to_host_cons; /* ours: the guest's copy is not trusted */
 	uint32_t to_guest_prod;
 };
 
@@ -64,7 +64,7 @@ struct pv_state {
 	uint64_t timer_deadline; /* guest system time, ns; 0: not armed */
 	uint64_t tsc_base;       /* TSC at which system_time was time_base */
 	uint64_t time_base;
-	uint64_t time_info_gpa;  /* the guest's own copy of the PV clock; 0: none */
+	uint64_t time_info_gpa; /* the guest's own copy of the PV clock; 0: none */
 	struct evtchn_port ports[EVTCHN_PORTS];
 	uint16_t virq_port[EVTCHN_VIRQS];
 	uint64_t console_gpa;
@@ -128,7 +128,7 @@ struct machine {
 	uint64_t tsc_khz;
 	uint32_t tsc_mul;
 	int8_t tsc_shift;
-	uint64_t xcr0; /* exposed to the guest */
+	uint64_t xcr0;                      /* exposed to the guest */
 	struct kvm_cpuid2 *cpuid_supported; /* owned; NULL: KVM sets no limits */
 
 	/* Run loop. */

@@ -93,7 +93,8 @@ static int isolation_parse(const char *text, enum isolation_mode *mode)
 	else if (!strcmp(text, "fast"))
 		*mode = ISOLATION_FAST;
 	else
-		return fprintf(stderr, "ramet-vmm: isolation '%s' is neither full nor fast\n", text),
+		return fprintf(stderr, "ramet-vmm: isolation '%s' is neither full nor fast\n",
+			       text),
 		       -EINVAL;
 	return 0;
 }

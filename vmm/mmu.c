@@ -53,7 +53,8 @@ int mmu_translate(const struct machine *m, uint64_t root, uint64_t va, uint64_t 
 	return 0;
 }
 
-static int copy(const struct machine *m, uint64_t root, uint64_t va, void *buf, size_t len, bool out)
+static int copy(const struct machine *m, uint64_t root, uint64_t va, void *buf, size_t len,
+		bool out)
 {
 	uint8_t *p = buf;
 
@@ -164,8 +165,8 @@ static bool pte_change_is_benign(uint64_t old, uint64_t new)
 {
 	if (!(old & PTE_PRESENT))
 		return true;
-	return (new & PTE_PRESENT) && ((old ^ new) & (PTE_FRAME | PTE_LARGE)) == 0 &&
-	       !(old & ~new & (PTE_WRITE | PTE_USER)) && !(new & ~old & PTE_NX);
+	return (new &PTE_PRESENT) && ((old ^ new) & (PTE_FRAME | PTE_LARGE)) == 0 &&
+	       !(old & ~new &(PTE_WRITE | PTE_USER)) && !(new & ~old &PTE_NX);
 }
 
 static void pte_store(struct machine *m, uint64_t gpa, uint64_t *entry, uint64_t value)
@@ -307,7 +308,8 @@ int mmu_update(struct machine *m, uint64_t va, uint64_t count, uint64_t *done)
 			return -EFAULT;
 		command = u.ptr & 3;
 		if (command == MMU_NORMAL_PT_UPDATE || command == MMU_PT_UPDATE_PRESERVE_AD)
-			rc = update_one(m, u.ptr & ~3ull, u.val, command == MMU_PT_UPDATE_PRESERVE_AD);
+			rc = update_one(m, u.ptr & ~3ull, u.val,
+					command == MMU_PT_UPDATE_PRESERVE_AD);
 		else if (command != MMU_MACHPHYS_UPDATE) /* the identity map never changes */
 			rc = -ENOSYS;
 		if (rc)

@@ -12,19 +12,19 @@
 
 #include "vmm/machine.h"
 
-#define PTE_PRESENT 0x001ull
-#define PTE_WRITE 0x002ull
-#define PTE_USER 0x004ull
+#define PTE_PRESENT  0x001ull
+#define PTE_WRITE    0x002ull
+#define PTE_USER     0x004ull
 #define PTE_ACCESSED 0x020ull
-#define PTE_DIRTY 0x040ull
-#define PTE_LARGE 0x080ull
-#define PTE_NX (1ull << 63)
-#define PTE_FRAME 0x000ffffffffff000ull
+#define PTE_DIRTY    0x040ull
+#define PTE_LARGE    0x080ull
+#define PTE_NX       (1ull << 63)
+#define PTE_FRAME    0x000ffffffffff000ull
 
 /* A frame's byte in the level table: 0 = not a page table, else its level,
  * plus for level 4 which hypervisor entries it carries. */
-#define LEVEL_MASK 0x07u
-#define LEVEL_ROOT_USER 0x10u
+#define LEVEL_MASK        0x07u
+#define LEVEL_ROOT_USER   0x10u
 #define LEVEL_ROOT_KERNEL 0x20u
 
 /* The root tables that are active in the vCPU's current mode. */

@@ -14,7 +14,7 @@
 #define LOOP_SHORT   400u    /* iterations: half a millisecond when emulated */
 #define LOOP_LONG    200000u /* for a speed that means something when native */
 #define LOOP_INSNS   2.0
-#define LOOP_TRIES 8 /* on a busy host most are interrupted */
+#define LOOP_TRIES   8 /* on a busy host most are interrupted */
 #define EXIT_SAMPLES 32u
 
 /* Slot 0 is user space; 257 and 258 are the hypervisor area; the others hold

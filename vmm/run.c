@@ -21,10 +21,10 @@
  * path) does not get anywhere. */
 #define FAULT_LOOP_MAX 100000u
 
-#define PF_PRESENT 1u
-#define PF_WRITE 2u
+#define PF_PRESENT       1u
+#define PF_WRITE         2u
 #define LINUX_DIRECT_MAP 0xffff880000000000ull
-#define VECTOR_INT80 0x80
+#define VECTOR_INT80     0x80
 
 struct run_loop {
 	struct machine *m;

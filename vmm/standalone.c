@@ -53,8 +53,8 @@ static void stats_print(const struct machine *m, uint64_t start)
 		m->stats.upcalls, (double)m->stats.blocked_ns / 1e9);
 	if (m->fast_path)
 		fprintf(stderr,
-			"stats: in-guest syscalls=%" PRIu64 " iret_user=%" PRIu64 " iret_kernel=%" PRIu64
-			" faults=%" PRIu64 "\n",
+			"stats: in-guest syscalls=%" PRIu64 " iret_user=%" PRIu64
+			" iret_kernel=%" PRIu64 " faults=%" PRIu64 "\n",
 			d->stat_syscall, d->stat_iret_user, d->stat_iret_kernel, d->stat_fault);
 }
 

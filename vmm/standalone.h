@@ -22,10 +22,10 @@ struct standalone_options {
 };
 
 /* Exit statuses of the process. */
-#define STANDALONE_POWEROFF 0
-#define STANDALONE_ERROR 1 /* the guest could not run, or the host failed */
-#define STANDALONE_REBOOT 3
-#define STANDALONE_PANIC 4
+#define STANDALONE_POWEROFF    0
+#define STANDALONE_ERROR       1 /* the guest could not run, or the host failed */
+#define STANDALONE_REBOOT      3
+#define STANDALONE_PANIC       4
 #define STANDALONE_GUEST_FAULT 5
 
 /* Runs the guest to its end. Returns one of the above. */

@@ -87,8 +87,7 @@ int time_info_register(struct machine *m, uint64_t va)
 void time_publish(struct machine *m)
 {
 	struct shared_info *shared = shared_info_get(m);
-	struct vcpu_time_info *copy =
-		guest_ram_ptr(&m->mem, m->pv.time_info_gpa, sizeof(*copy));
+	struct vcpu_time_info *copy = guest_ram_ptr(&m->mem, m->pv.time_info_gpa, sizeof(*copy));
 	uint64_t boot_wall = clock_wall_ns() - time_now(m);
 
 	time_info_write(m, &vcpu_info_get(m)->time);

@@ -8,9 +8,9 @@
 #include "vmm/mmu.h"
 #include "vmm/xen_abi.h"
 
-#define FRAME_KERNEL_CS 0xe030ull /* FLAT_KERNEL_CS with RPL 0, as Xen shows it */
-#define FRAME_KERNEL_SS 0xe02bull
-#define RFLAGS_IF 0x200ull
+#define FRAME_KERNEL_CS         0xe030ull /* FLAT_KERNEL_CS with RPL 0, as Xen shows it */
+#define FRAME_KERNEL_SS         0xe02bull
+#define RFLAGS_IF               0x200ull
 #define RFLAGS_CLEARED_ON_ENTRY 0x254500ull /* TF, DF, NT..: a handler starts without them */
 
 static bool vector_has_error(uint8_t vector)
@@ -55,8 +55,9 @@ static void bounce(struct machine *m, uint64_t handler, const uint32_t *error, b
 	sp = (sp & ~15ull) - n * 8;
 	v->kernel_mode = true;
 	if (mmu_copy_out(m, sp, frame, n * 8)) {
-		machine_end(m, END_GUEST_FAULT, "%s at %#llx but the kernel stack %#llx is not mapped",
-			    what, (unsigned long long)v->regs.rip, (unsigned long long)sp);
+		machine_end(m, END_GUEST_FAULT,
+			    "%s at %#llx but the kernel stack %#llx is not mapped", what,
+			    (unsigned long long)v->regs.rip, (unsigned long long)sp);
 		return;
 	}
 	v->regs.rsp = sp;
@@ -113,7 +114,8 @@ static void iret_user(struct machine *m, const struct iret_context *f)
 	/* The processor would fault on these, some KVMs cannot run with such a
 	 * stack; so the guest faults at the place it wanted to go to, which its
 	 * kernel turns into a signal. */
-	if (!trap_canonical(f->rip) || !trap_canonical(f->rsp) || (cs != SEL_USER_CS && cs != SEL_USER32_CS))
+	if (!trap_canonical(f->rip) || !trap_canonical(f->rsp) ||
+	    (cs != SEL_USER_CS && cs != SEL_USER32_CS))
 		trap_exception(m, VECTOR_GP, 0, 0);
 }
 

@@ -17,8 +17,8 @@
 /* Flags that guest user space may carry: CF PF AF ZF SF TF DF OF RF AC ID. */
 #define RFLAGS_GUEST 0x254dd5ull
 #define RFLAGS_FIXED 0x202ull /* IF and the bit that is always set */
-#define RFLAGS_TF 0x100ull
-#define RFLAGS_RF 0x10000ull
+#define RFLAGS_TF    0x100ull
+#define RFLAGS_RF    0x10000ull
 
 /* Delivers an exception to the guest kernel. A guest that cannot take it (no
  * handler, no stack) is ended. */

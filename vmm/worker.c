@@ -149,7 +149,7 @@ static int message_take(struct worker *w, struct worker_message *message, struct
 struct rule {
 	uint32_t type;
 	unsigned int phases; /* bits of enum worker_phase */
-	size_t length; /* 0: the handler checks */
+	size_t length;       /* 0: the handler checks */
 	size_t fds_min, fds_max;
 	int (*handle)(struct worker *w, struct worker_message *message, struct ramet_err *err);
 };

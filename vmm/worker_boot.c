@@ -10,9 +10,9 @@ static int boot_check(const struct worker_message *message, struct ramet_err *er
 {
 	const struct control_boot *boot = &message->u.boot;
 
-	if (boot->initrd_count > CONTROL_INITRD_MAX ||
-	    message->fd_count != boot->initrd_count + 1)
-		return err_set(err, EPROTO, "boot message with %u initrds came with %zu descriptors",
+	if (boot->initrd_count > CONTROL_INITRD_MAX || message->fd_count != boot->initrd_count + 1)
+		return err_set(err, EPROTO,
+			       "boot message with %u initrds came with %zu descriptors",
 			       boot->initrd_count, message->fd_count);
 	if (boot->cmdline_length >= CONTROL_CMDLINE_MAX ||
 	    strnlen(boot->cmdline, CONTROL_CMDLINE_MAX) != boot->cmdline_length)

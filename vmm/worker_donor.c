@@ -34,7 +34,8 @@ int handle_donate(struct worker *w, struct worker_message *message, struct ramet
 	int rc;
 
 	if (message->u.donate.source_layers != message->fd_count - 2)
-		return err_set(err, EPROTO, "donate message with %u layers came with %zu descriptors",
+		return err_set(err, EPROTO,
+			       "donate message with %u layers came with %zu descriptors",
 			       message->u.donate.source_layers, message->fd_count);
 	rc = donor_create(&w->donor, &params, err);
 	if (rc)

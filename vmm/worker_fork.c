@@ -19,8 +19,9 @@ int handle_shell(struct worker *w, struct worker_message *message, struct ramet_
 {
 	const struct control_shell *shell = &message->u.shell;
 	struct control_header reply = { CONTROL_VERSION, CONTROL_SHELL_READY };
-	int rc = machine_create_shell(&w->machine, w->fds.kvm, &w->probe, shell->ram_bytes,
-				      (enum isolation_mode)shell->isolation, shell->plain != 0, err);
+	int rc =
+		machine_create_shell(&w->machine, w->fds.kvm, &w->probe, shell->ram_bytes,
+				     (enum isolation_mode)shell->isolation, shell->plain != 0, err);
 
 	if (rc)
 		return rc;
@@ -63,16 +64,18 @@ static int restore_check(const struct worker *w, const struct worker_message *me
 	if (!r->state_bytes || r->state_bytes > STATE_BYTES_MAX || !r->map_bytes ||
 	    r->map_bytes > CONTROL_BUNDLE_MAX)
 		return err_set(err, EPROTO, "restore message with a state of %llu bytes, map %llu",
-			       (unsigned long long)r->state_bytes, (unsigned long long)r->map_bytes);
+			       (unsigned long long)r->state_bytes,
+			       (unsigned long long)r->map_bytes);
 	if (w->userfault_device < 0 && r->filling)
-		return err_set(err, EPROTO, "layers are filling but there is no userfaultfd device");
+		return err_set(err, EPROTO,
+			       "layers are filling but there is no userfaultfd device");
 	return 0;
 }
 
 /* Watches every filling layer; the descriptors are the caller's, kept open for
  * as long as the process lives: without them a dead donor would mean zeros. */
-static int layers_watch(struct worker *w, const struct extent_map *map, uint64_t filling, int *uffds,
-			size_t *count, struct ramet_err *err)
+static int layers_watch(struct worker *w, const struct extent_map *map, uint64_t filling,
+			int *uffds, size_t *count, struct ramet_err *err)
 {
 	for (uint32_t layer = 0; layer < CONTROL_LAYERS_MAX; layer++) {
 		int fd;
@@ -216,7 +219,8 @@ static int bundle_map(int fd, uint8_t **bundle, struct ramet_err *err)
 	void *at;
 
 	if (fstat(fd, &st) || st.st_size < (off_t)CONTROL_BUNDLE_MAX)
-		return err_set(err, EPROTO, "the bundle is shorter than %u bytes", CONTROL_BUNDLE_MAX);
+		return err_set(err, EPROTO, "the bundle is shorter than %u bytes",
+			       CONTROL_BUNDLE_MAX);
 	at = mmap(NULL, CONTROL_BUNDLE_MAX, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (at == MAP_FAILED)
 		return err_errno(err, errno, "cannot map the bundle");

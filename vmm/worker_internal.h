@@ -14,12 +14,12 @@
 #include "vmm/worker.h"
 
 enum worker_phase {
-	WORKER_IDLE,    /* jailed, nothing else */
-	WORKER_SHELL,   /* a machine without memory */
-	WORKER_LOADED,  /* restored or built, not started */
+	WORKER_IDLE,   /* jailed, nothing else */
+	WORKER_SHELL,  /* a machine without memory */
+	WORKER_LOADED, /* restored or built, not started */
 	WORKER_RUNNING,
-	WORKER_PAUSED,  /* after CONTROL_PAUSED */
-	WORKER_DONOR,   /* the guest is retired */
+	WORKER_PAUSED, /* after CONTROL_PAUSED */
+	WORKER_DONOR,  /* the guest is retired */
 };
 
 struct worker {

@@ -5,13 +5,13 @@
 #include "vmm/shim/shim.h"
 
 #define PF_PRESENT_WRITE 3u
-#define PF_USER 4u
+#define PF_USER          4u
 #define LINUX_DIRECT_MAP 0xffff880000000000ull
-#define FRAME_KERNEL_CS 0xe030ull
-#define FRAME_KERNEL_SS 0xe02bull
-#define RFLAGS_IF 0x200ull
-#define RFLAGS_GUEST 0x254dd5ull
-#define RFLAGS_FIXED 0x202ull
+#define FRAME_KERNEL_CS  0xe030ull
+#define FRAME_KERNEL_SS  0xe02bull
+#define RFLAGS_IF        0x200ull
+#define RFLAGS_GUEST     0x254dd5ull
+#define RFLAGS_FIXED     0x202ull
 
 static uint64_t frame_build(const struct shim_regs *regs, const struct trap_frame *f,
 			    const uint64_t *error, bool mask_events)
@@ -59,7 +59,8 @@ uint64_t shim_fault(struct shim_regs *regs)
 		return 0;
 	if (d->kernel_mode) {
 		/* A write to a read-only page table is the VMM's to resolve. */
-		if ((error & PF_PRESENT_WRITE) == PF_PRESENT_WRITE && d->fault_cr2 >= LINUX_DIRECT_MAP)
+		if ((error & PF_PRESENT_WRITE) == PF_PRESENT_WRITE &&
+		    d->fault_cr2 >= LINUX_DIRECT_MAP)
 			return 0;
 		error &= ~(uint64_t)PF_USER;
 	} else {

@@ -4,40 +4,40 @@
 #include "vmm/shim/primitives.h"
 #include "vmm/shim/shim.h"
 
-#define HC_MMU_UPDATE 1
-#define HC_STACK_SWITCH 3
-#define HC_FPU_TASKSWITCH 5
+#define HC_MMU_UPDATE        1
+#define HC_STACK_SWITCH      3
+#define HC_FPU_TASKSWITCH    5
 #define HC_UPDATE_DESCRIPTOR 10
-#define HC_MULTICALL 13
+#define HC_MULTICALL         13
 #define HC_UPDATE_VA_MAPPING 14
-#define HC_XEN_VERSION 17
-#define HC_SET_SEGMENT_BASE 25
-#define HC_MMUEXT_OP 26
-#define HC_SCHED_OP 29
-#define SCHEDOP_YIELD 0
-#define XEN_VERSION_ANSWER ((4 << 16) | 17)
+#define HC_XEN_VERSION       17
+#define HC_SET_SEGMENT_BASE  25
+#define HC_MMUEXT_OP         26
+#define HC_SCHED_OP          29
+#define SCHEDOP_YIELD        0
+#define XEN_VERSION_ANSWER   ((4 << 16) | 17)
 
-#define MMU_PT_UPDATE 0
+#define MMU_PT_UPDATE         0
 #define MMU_PT_UPDATE_KEEP_AD 2
-#define EXT_NEW_BASEPTR 5
-#define EXT_TLB_FLUSH_LOCAL 6
-#define EXT_INVLPG_LOCAL 7
-#define EXT_NEW_USER_BASEPTR 15
-#define UVMF_FLUSHTYPE 3
-#define UVMF_TLB_FLUSH 1
-#define UVMF_INVLPG 2
+#define EXT_NEW_BASEPTR       5
+#define EXT_TLB_FLUSH_LOCAL   6
+#define EXT_INVLPG_LOCAL      7
+#define EXT_NEW_USER_BASEPTR  15
+#define UVMF_FLUSHTYPE        3
+#define UVMF_TLB_FLUSH        1
+#define UVMF_INVLPG           2
 
-#define BATCH_MAX (1u << 20)
+#define BATCH_MAX     (1u << 20)
 #define MULTICALL_MAX 4096u
 
-#define PTE_PRESENT 1ull
-#define PTE_WRITE 2ull
-#define PTE_USER 4ull
-#define PTE_AD 0x60ull
-#define PTE_LARGE 0x80ull
-#define PTE_FRAME 0x000ffffffffff000ull
-#define LEVEL_MASK 7u
-#define LEVEL_ROOT_USER 0x14u
+#define PTE_PRESENT       1ull
+#define PTE_WRITE         2ull
+#define PTE_USER          4ull
+#define PTE_AD            0x60ull
+#define PTE_LARGE         0x80ull
+#define PTE_FRAME         0x000ffffffffff000ull
+#define LEVEL_MASK        7u
+#define LEVEL_ROOT_USER   0x14u
 #define LEVEL_ROOT_KERNEL 0x24u
 
 static uint8_t level_get(uint64_t gpa)
@@ -116,7 +116,8 @@ static int update_va_mapping(const uint64_t *a)
 		if (table >= d->ram_bytes)
 			return SHIM_SLOW;
 		entry = *(const volatile uint64_t *)(d->direct_map + table +
-						     8 * ((va >> (PAGE_SHIFT + 9 * (level - 1))) & 511));
+						     8 * ((va >> (PAGE_SHIFT + 9 * (level - 1))) &
+							  511));
 		if (!(entry & PTE_PRESENT) || (entry & PTE_LARGE))
 			return SHIM_SLOW;
 		table = entry & PTE_FRAME;

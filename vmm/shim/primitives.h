@@ -5,8 +5,8 @@
 #include "vmm/layout.h"
 #include "vmm/shim/shim.h"
 
-#define MSR_FS_BASE 0xc0000100u
-#define MSR_GS_BASE 0xc0000101u
+#define MSR_FS_BASE        0xc0000100u
+#define MSR_GS_BASE        0xc0000101u
 #define MSR_KERNEL_GS_BASE 0xc0000102u
 
 #ifdef SHIM_SOFTWARE
