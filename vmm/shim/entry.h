@@ -27,14 +27,32 @@
 #define IRET_RSP    56
 #define IRET_SS     64
 
-/* clang-format off: it is assembly */
-.macro REGS_PUSH push % rcx push % r11 push % r9 push % r8 push % r10 push % rdx push % rsi push %
-	rdi push %
-	rax.endm
+/* Assembly from here on. */
+/* clang-format off */
+.macro REGS_PUSH
+	push %rcx
+	push %r11
+	push %r9
+	push %r8
+	push %r10
+	push %rdx
+	push %rsi
+	push %rdi
+	push %rax
+.endm
 
-		/* Leaves the flags alone. */
-		.macro REGS_POP pop %
-	rax pop % rdi pop % rsi pop % rdx pop % r10 pop % r8 pop % r9 pop % r11 pop % rcx.endm
+/* Leaves the flags alone. */
+.macro REGS_POP
+	pop %rax
+	pop %rdi
+	pop %rsi
+	pop %rdx
+	pop %r10
+	pop %r8
+	pop %r9
+	pop %r11
+	pop %rcx
+.endm
 /* clang-format on */
 
 #endif
