@@ -12,6 +12,7 @@
 #include "engine/internal.h"
 #include "lib/cleanup.h"
 #include "lib/clock.h"
+#include "vmm/layout.h"
 #include "lib/log.h"
 
 /* Ranges that one fork adds at most, where the limit of extents has room. */
@@ -274,7 +275,8 @@ static int freeze_memory(const struct freeze *freeze, const struct control_pause
 		*memory = memory_ref(below);
 		return 0;
 	}
-	return memory_derive(s->engine, freeze->full ? NULL : below, s->memory_bytes, ranges,
+	return memory_derive(s->engine, freeze->full ? NULL : below,
+			     guest_memory_bytes(s->memory_bytes), ranges,
 			     paused->range_count, memory, err);
 }
 

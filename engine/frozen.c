@@ -48,6 +48,8 @@ static int bundle_make(struct frozen *frozen, const void *state, size_t state_by
 	r = write_all(frozen->bundle_fd, state, state_bytes, 0);
 	if (r == 0)
 		r = write_all(frozen->bundle_fd, encoded, map_bytes, (off_t)state_bytes);
+	if (r == 0 && ftruncate(frozen->bundle_fd, CONTROL_BUNDLE_MAX) < 0)
+		r = -errno;
 	if (r == 0 && fcntl(frozen->bundle_fd, F_ADD_SEALS,
 			    F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		r = -errno;

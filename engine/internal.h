@@ -37,7 +37,7 @@ struct engine {
 	unsigned int count;            /* listed */
 	struct vm_list vms;            /* every worker process */
 	unsigned int vm_count;
-	uint64_t vm_serial;
+	uint32_t vm_serial;
 	bool use_templates;
 	int uffd_fd;                   /* /dev/userfaultfd, for shells; -1 */
 	struct pool_list pools;

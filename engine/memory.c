@@ -152,8 +152,14 @@ int memory_donate(struct memory *memory, struct vm *vm, struct ramet_err *err)
 		.gone = donor_gone,
 	};
 	struct memory_layer *layer = memory_top(memory);
-	int r = worker_donate(vm->worker, layer->write_fd, err);
+	const struct memory *own = vm->memory;
+	int sources[CONTROL_LAYERS_MAX];
+	uint32_t count = own ? (uint32_t)own->layer_count : 0;
+	int r;
 
+	for (uint32_t i = 0; i < count; i++)
+		sources[i] = own->layers[i]->fd;
+	r = worker_donate(vm->worker, layer->write_fd, layer->engine->uffd_fd, sources, count, err);
 	if (r < 0)
 		return r;
 	layer->donor = vm;
@@ -347,6 +353,18 @@ int frozen_restore(struct frozen *frozen, struct vm *vm, struct ramet_err *err)
 	return 0;
 }
 
+/* Tells the donor of layer `number` of a guest's memory of that guest. */
+static int donor_add(const struct memory_layer *layer, const struct vm *vm, uint32_t number,
+		     uint64_t base, int uffd, struct ramet_err *err)
+{
+	cleanup_ranges struct range_list *ranges = NULL;
+	int r = extent_map_layer_ranges(&ranges, vm->memory->map, number, err);
+
+	if (r == 0)
+		r = worker_child(layer->donor->worker, vm->number, base, uffd, ranges, err);
+	return r;
+}
+
 int frozen_restored(struct vm *vm, const struct control_restored *restored, const int *uffds,
 		    size_t count, struct ramet_err *err)
 {
@@ -366,7 +384,7 @@ int frozen_restored(struct vm *vm, const struct control_restored *restored, cons
 		if (layer->lost)
 			r = err_set(err, EIO, "%s", layer->cause.msg);
 		else if (layer->donor)
-			r = worker_child(layer->donor->worker, restored->base, uffds[next], err);
+			r = donor_add(layer, vm, (uint32_t)i, restored->base, uffds[next], err);
 		else /* filled meanwhile, and gone: nothing is missing any more */
 			(void)userfault_wake(uffds[next], restored->base, vm->memory->map->size);
 		next++;

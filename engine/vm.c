@@ -189,8 +189,8 @@ static struct vm *vm_alloc(struct engine *engine, struct ramet_err *err)
 	vm->channel_fd = -1;
 	vm->events = &no_events;
 	vm->started_ns = clock_monotonic_ns();
-	(void)snprintf(vm->name, sizeof(vm->name), "vm%llu",
-		       (unsigned long long)++engine->vm_serial);
+	vm->number = ++engine->vm_serial;
+	(void)snprintf(vm->name, sizeof(vm->name), "vm%u", vm->number);
 	TAILQ_INSERT_TAIL(&engine->vms, vm, link);
 	engine->vm_count++;
 	r = sd_event_add_defer(engine->loop, &vm->step, vm_on_step, vm);

@@ -31,6 +31,7 @@ struct vm {
 	TAILQ_ENTRY(vm) link;
 
 	char name[WORKER_NAME_MAX];
+	uint32_t number; /* in its name */
 	const struct vm_events *events;
 	void *arg;
 	bool spawning; /* the spawner has not answered yet */

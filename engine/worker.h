@@ -15,6 +15,7 @@
 
 #include "engine/limits.h"
 #include "lib/err.h"
+#include "uffd/ranges.h"
 #include "vmm/control.h"
 
 struct worker;
@@ -76,8 +77,12 @@ int worker_run(struct worker *worker, struct ramet_err *err);
 int worker_pause(struct worker *worker, const struct control_pause *pause, int bundle_fd,
 		 struct ramet_err *err);
 int worker_resume(struct worker *worker, struct ramet_err *err);
-int worker_donate(struct worker *worker, int layer_fd, struct ramet_err *err);
-int worker_child(struct worker *worker, uint64_t base, int uffd, struct ramet_err *err);
+/* `sources`: the layers that the worker's own memory is mapped from. */
+int worker_donate(struct worker *worker, int layer_fd, int uffd_fd, const int *sources,
+		  uint32_t count, struct ramet_err *err);
+/* Child `id` waits for pages in `ranges` through `uffd`. -E2BIG. */
+int worker_child(struct worker *worker, uint32_t id, uint64_t base, int uffd,
+		 const struct range_list *ranges, struct ramet_err *err);
 
 /* Copies the last console output; returns its length. */
 size_t worker_console(const struct worker *worker, char *buf, size_t size);

@@ -2,6 +2,7 @@
  * phase is refused here; one that the socket does not take waits. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -195,22 +196,39 @@ int worker_resume(struct worker *worker, struct ramet_err *err)
 			      NULL, 0, err);
 }
 
-int worker_donate(struct worker *worker, int layer_fd, struct ramet_err *err)
+int worker_donate(struct worker *worker, int layer_fd, int uffd_fd, const int *sources,
+		  uint32_t count, struct ramet_err *err)
 {
-	struct control_donate message = { .header = { CONTROL_VERSION, CONTROL_DONATE } };
+	struct control_donate message = {
+		.header = { CONTROL_VERSION, CONTROL_DONATE },
+		.source_layers = count,
+	};
+	int fds[2 + CONTROL_LAYERS_MAX] = { layer_fd, uffd_fd };
 
+	if (count > CONTROL_LAYERS_MAX)
+		return err_set(err, EINVAL, "more than %u memory layers", CONTROL_LAYERS_MAX);
+	if (count)
+		memcpy(fds + 2, sources, count * sizeof(fds[0]));
 	return worker_request(worker, WORKER_PAUSED, WORKER_DONATING, &message, sizeof(message),
-			      &layer_fd, 1, err);
+			      fds, 2 + count, err);
 }
 
-int worker_child(struct worker *worker, uint64_t base, int uffd, struct ramet_err *err)
+int worker_child(struct worker *worker, uint32_t id, uint64_t base, int uffd,
+		 const struct range_list *ranges, struct ramet_err *err)
 {
 	struct control_child message = {
 		.header = { CONTROL_VERSION, CONTROL_CHILD },
 		.base = base,
+		.id = id,
 	};
+	size_t length = offsetof(struct control_child, ranges);
 
 	if (worker->phase != WORKER_DONATING && worker->phase != WORKER_FILLED)
 		return err_set(err, EINVAL, "the worker is no donor");
-	return worker_send(worker, &message, sizeof(message), &uffd, 1, err);
+	if (ranges->count > CONTROL_CHILD_RANGES_MAX)
+		return err_set(err, E2BIG, "a child with %zu ranges of one layer", ranges->count);
+	message.range_count = (uint32_t)ranges->count;
+	memcpy(message.ranges, ranges->ranges, ranges->count * sizeof(ranges->ranges[0]));
+	length += ranges->count * sizeof(message.ranges[0]);
+	return worker_send(worker, &message, length, &uffd, 1, err);
 }

@@ -21,7 +21,7 @@ int guest_memory_layout(struct guest_memory *mem, uint64_t ram_bytes, struct ram
 			(unsigned long long)ram_bytes, RAM_BYTES_MIN >> 20, RAM_BYTES_MAX >> 20);
 	*mem = (struct guest_memory){ .ram_bytes = ram_bytes, .levels_gpa = ram_bytes };
 	mem->pv_gpa = ram_bytes + align_2m(ram_bytes >> PAGE_SHIFT);
-	mem->size = mem->pv_gpa + PAGE_SIZE_2M;
+	mem->size = guest_memory_bytes(ram_bytes);
 	return 0;
 }
 

@@ -43,6 +43,15 @@
 #define DM_ALIAS_VA   (DM_VA + (256ull << 30))
 
 #ifndef __ASSEMBLER__
+/* Bytes of guest memory, RAM and meta: what a snapshot or fork takes. */
+static inline unsigned long long guest_memory_bytes(unsigned long long ram_bytes)
+{
+	unsigned long long levels = ram_bytes >> PAGE_SHIFT;
+
+	levels = (levels + PAGE_SIZE_2M - 1) & ~(PAGE_SIZE_2M - 1);
+	return ram_bytes + levels + PAGE_SIZE_2M;
+}
+
 /* Pages of the hypervisor area (index; VA = HV_VA + index * PAGE_SIZE). Pages
  * named *_USER are what the guest's user page tables map in the place of the
  * page of the same name without the suffix. */
