@@ -13,8 +13,9 @@ or by hand
 
 Environment: RAMET_HW_KERNEL, the bzImage of a Debian cloud kernel, and
 RAMET_HW_MODULES, a directory below which its irqbypass.ko, kvm.ko and
-kvm-amd.ko are (default: from the cache, see fetch.py); RAMET_HW_PROGRAMS, the directory of init and hw-jobs (default
-build/hw); RAMET_HW_VERBOSE=1 shows the whole console.
+kvm-amd.ko are (default: from the cache, see fetch.py); RAMET_HW_PROGRAMS, the
+directory of init and hw-jobs (default: hw in RAMET_BUILD, which is build);
+RAMET_HW_VERBOSE=1 shows the whole console.
 """
 
 import argparse
@@ -24,7 +25,6 @@ import re
 import secrets
 import shlex
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -35,11 +35,12 @@ import time
 import fetch
 
 QEMU = "qemu-system-x86_64"
+# QEMU must not outlive a test run that was killed.
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 MODULES = ("irqbypass", "kvm", "kvm-amd")
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PROGRAMS = os.environ.get(
-    "RAMET_HW_PROGRAMS", os.path.join(TREE, os.environ.get("BUILD", "build"), "hw")
-)
+BUILD = os.path.join(TREE, os.environ.get("RAMET_BUILD") or os.environ.get("BUILD") or "build")
+PROGRAMS = os.environ.get("RAMET_HW_PROGRAMS", os.path.join(BUILD, "hw"))
 JOBS_PATH = "/jobs.list"
 OUTPUT_LIMIT = 16 << 20
 
@@ -208,11 +209,10 @@ class Bed:
     def _boot(command, seconds):
         start = time.monotonic()
         process = subprocess.Popen(
-            command,
+            [*DIE_WITH_PARENT, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent,
         )
         console = _Console(process.stdout)
         console.start()
@@ -250,14 +250,6 @@ class Bed:
             output, status, milliseconds = found.groups()
             outcomes[job.name] = Outcome(int(status), output, int(milliseconds))
         return outcomes
-
-
-def _die_with_parent():
-    """QEMU must not outlive a test run that was killed (prctl(2))."""
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _pair(text, separator):

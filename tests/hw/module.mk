@@ -15,42 +15,48 @@ HW_PROGRAMS += $(HW_OUT)/probe $(HW_OUT)/hw-jobs $(HW_OUT)/init $(HW_OUT)/ramet-
 hw-obj = $(patsubst %.c,$(BUILD)/hw-obj/%.o,$(1))
 
 .PHONY: hw-programs hw-kernel check-hw
-hw-programs: $(HW_PROGRAMS)
+hw-programs: $(HW_PROGRAMS) hw-kernel
 
 hw-kernel:
-	@$(if $(RAMET_HW_KERNEL),true,/usr/bin/python3 -B tests/hw/fetch.py)
+	$(Q)$(if $(RAMET_HW_KERNEL),true,/usr/bin/python3 -B tests/hw/fetch.py >/dev/null || \
+		echo "the kernel of the test bed cannot be had: its tests will be skipped")
 
 check-hw: export RAMET_HW_KERNEL := $(RAMET_HW_KERNEL)
 check-hw: export RAMET_HW_MODULES := $(RAMET_HW_MODULES)
 check-hw: hw-programs guest-tests
-	-@$(MAKE) --no-print-directory hw-kernel
-	BUILD=$(BUILD) /usr/bin/python3 -B -m unittest discover -v -s tests/hw -p 'test_*.py'
+	$(Q)BUILD=$(BUILD) /usr/bin/python3 -B -m unittest discover -v -s tests/hw -p 'test_*.py'
 
 $(BUILD)/hw-obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(HW_CFLAGS) $(DEPFLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(CPPFLAGS) $(HW_CFLAGS) $(DEPFLAGS) -c -o $@ $<
 
 $(HW_OUT)/probe: $(call hw-obj,$(HW_PROBE_SRC))
 	@mkdir -p $(@D)
-	$(CC) $(HW_CFLAGS) -o $@ $^
+	$(call say,LD)
+	$(Q)$(CC) $(HW_CFLAGS) -o $@ $^
 
 $(HW_OUT)/hw-jobs: $(call hw-obj,$(HW_JOBS_SRC))
 	@mkdir -p $(@D)
-	$(CC) $(HW_CFLAGS) -o $@ $^
+	$(call say,LD)
+	$(Q)$(CC) $(HW_CFLAGS) -o $@ $^
 
 $(HW_OUT)/init: $(call hw-obj,tests/guest/init.c)
 	@mkdir -p $(@D)
-	$(CC) $(HW_CFLAGS) -o $@ $^
+	$(call say,LD)
+	$(Q)$(CC) $(HW_CFLAGS) -o $@ $^
 
 # The worker itself, for its --run.
 $(HW_OUT)/ramet-vmm: $(call hw-obj,$(HW_VMM_SRC)) $(SHIM_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)
 
 # Moves a running guest from machine to machine.
 $(HW_OUT)/state-live: $(call hw-obj,$(HW_STATE_SRC)) $(SHIM_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)
 
 -include $(patsubst %.o,%.d,$(call hw-obj,$(HW_PROBE_SRC) $(HW_JOBS_SRC) $(HW_VMM_SRC) $(HW_STATE_SRC) \
 	tests/guest/init.c))
