@@ -17,7 +17,7 @@
 
 /* Ranges that one fork adds at most, where the limit of extents has room. */
 #define RANGES_LEAST 16u
-#define RANGES_MOST  96u
+#define RANGES_MOST  64u
 
 struct freeze {
 	struct sandbox *sandbox;
@@ -104,14 +104,15 @@ static int freeze_on_deadline(sd_event_source *source, uint64_t usec, void *arg)
 	return 0;
 }
 
-/* Memory that is spread too far is copied together by this fork's donor. */
-static bool freeze_wants_full(const struct sandbox *s)
+/* Memory that is spread too far is gathered by this fork's donor in the new
+ * layer, all but the image at the bottom. */
+static bool freeze_gathers(const struct sandbox *s)
 {
 	const struct memory *memory = s->vm->memory;
 	const struct limits *limits = &s->engine->limits;
 
-	return !memory || memory->layer_count >= limits->fork_layers / 2 ||
-	       memory->map->count >= limits->fork_extents / 2;
+	return memory->layer_count > 1 && (memory->layer_count + 1 >= limits->fork_layers ||
+					   memory->map->count + 2 * RANGES_MOST >= limits->fork_extents);
 }
 
 static void freeze_pause(struct freeze *freeze)
@@ -125,10 +126,12 @@ static void freeze_pause(struct freeze *freeze)
 	struct ramet_err err;
 	int r = 0;
 
-	freeze->full = !freeze->stay && freeze_wants_full(s);
-	if (freeze->full)
-		room = limits->fork_extents / 4;
+	freeze->full = !freeze->stay && !memory;
 	pause.full = freeze->full;
+	if (memory && freeze_gathers(s)) {
+		pause.keep_layers = 1;
+		room = RANGES_MOST; /* in the place of what it gathers */
+	}
 	pause.ranges_max = room < RANGES_LEAST  ? RANGES_LEAST
 			   : room > RANGES_MOST ? RANGES_MOST
 						: (uint32_t)room;

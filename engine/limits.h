@@ -102,8 +102,8 @@ static const struct limits limits_default = {
 	.close_deadline = 10 * (uint64_t)SECONDS_NS,
 
 	.fork_children = 1024,
-	.fork_layers = 32,
-	.fork_extents = 512,
+	.fork_layers = 16,
+	.fork_extents = 384,
 	.fork_gap_pages = 16,
 	.fork_child_memory = 4 * (uint64_t)MIB,
 	.fork_deadline = 60 * (uint64_t)SECONDS_NS,

@@ -147,7 +147,8 @@ struct control_pause {
 	uint32_t full;       /* 1: all memory that is not zero, for a template's image */
 	uint32_t gap_pages;  /* merge ranges over gaps up to this */
 	uint32_t ranges_max; /* and then down to this many */
-	uint32_t reserved;
+	uint32_t keep_layers; /* n > 0: what restored memory has of layers n and up counts as
+			       * changed, so that the new layer takes their place */
 };
 
 /* The bundle then holds the machine state, and behind it `range_count` pairs of

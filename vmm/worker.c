@@ -308,5 +308,6 @@ int worker_main(const struct worker_fds *fds)
 	close_fd(&w->userfault_device);
 	close_fd(&w->pause_bundle);
 	free(w->ranges);
+	free(w->map);
 	return EXIT_SUCCESS;
 }

@@ -96,13 +96,15 @@ static int memory_restore(struct worker *w, const struct worker_message *message
 	const struct control_restore *r = &message->u.restore;
 	struct control_restored reply = { .header = { CONTROL_VERSION, CONTROL_RESTORED } };
 	uint64_t start = clock_monotonic_ns();
-	cleanup_extent_map struct extent_map *map = NULL;
+	struct extent_map *map = NULL;
 	int uffds[CONTROL_LAYERS_MAX];
 	size_t count = 0;
 	int rc = extent_map_decode(&map, map_bytes, r->map_bytes, r->layer_count, err);
 
 	if (rc)
 		return rc;
+	free(w->map);
+	w->map = map;
 	if (map->size != w->machine.mem.size)
 		return err_set(err, EINVAL, "the extent map is for %llu bytes of memory, not %llu",
 			       (unsigned long long)map->size,
@@ -183,6 +185,19 @@ static void full_pages(const struct machine *m, uint64_t *bitmap)
 			bitmap[page / 64] |= 1ull << (page % 64);
 }
 
+/* The pages that layers from pause.keep_layers on hold. */
+static void layer_pages(const struct worker *w, uint64_t *bitmap)
+{
+	for (size_t i = 0; i < w->map->count; i++) {
+		const struct extent *e = &w->map->extents[i];
+
+		if (e->layer == EXTENT_ZERO || e->layer < w->pause.keep_layers)
+			continue;
+		for (uint64_t page = e->start / PAGE_SIZE; page < e->end / PAGE_SIZE; page++)
+			bitmap[page / 64] |= 1ull << (page % 64);
+	}
+}
+
 static int changed_ranges(struct worker *w, struct control_paused *reply, struct ramet_err *err)
 {
 	const struct machine *m = &w->machine;
@@ -201,6 +216,8 @@ static int changed_ranges(struct worker *w, struct control_paused *reply, struct
 		rc = machine_dirty_pages(m, bitmap, err);
 	if (rc)
 		return rc;
+	if (w->map && w->pause.keep_layers && !w->pause.full)
+		layer_pages(w, bitmap);
 	free(w->ranges);
 	w->ranges = NULL;
 	rc = ranges_from_bitmap(&w->ranges, bitmap, m->mem.size, &policy, &reply->dirty_pages, err);

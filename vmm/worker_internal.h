@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include "lib/fdpass.h"
+#include "uffd/extent_map.h"
 #include "uffd/ranges.h"
 #include "vmm/control.h"
 #include "vmm/machine.h"
@@ -35,6 +36,7 @@ struct worker {
 	struct control_pause pause;
 	int pause_bundle;
 	uint64_t pause_asked_ns;
+	struct extent_map *map;    /* of restored memory */
 	struct range_list *ranges; /* what the last pause found changed */
 
 	struct donor *donor; /* WORKER_DONOR */
