@@ -183,6 +183,8 @@ int machine_run(struct machine *m, struct ramet_err *err)
 	struct vcpu_exit exit = { .kind = EXIT_INTERRUPTED, .injectable = true };
 	struct ramet_err local = { 0 };
 
+	/* What came before there were signals, or while nobody looked at them. */
+	service(m);
 	while (!m->ended) {
 		int rc;
 
