@@ -209,6 +209,17 @@ static int decode_exception(struct machine *m, struct vcpu_exit *exit, uint8_t v
 	return 0;
 }
 
+/* An `in` is not over for KVM before the next KVM_RUN, which would then write
+ * back registers of its own. Lets it end there, in vain: m->vcpu is kept. */
+static void input_abandon(struct machine *m)
+{
+	uint32_t dirty = 0;
+
+	m->run->immediate_exit = 1;
+	(void)backend_run(m, &dirty);
+	m->run->immediate_exit = 0;
+}
+
 /* The guest itself executed `in` or `out` on one of our ports: the fault that
  * it would have had. */
 static void decode_guest_io(struct machine *m, struct vcpu_exit *exit)
@@ -216,9 +227,13 @@ static void decode_guest_io(struct machine *m, struct vcpu_exit *exit)
 	struct kvm_regs *r = &m->vcpu.regs;
 	uint8_t opcode = 0;
 
-	/* KVM has stepped over it: the form with the port in dx is one byte long. */
-	(void)mmu_fetch(m, r->rip - 1, &opcode, 1);
-	r->rip -= opcode >= 0xec && opcode <= 0xef ? 1 : OUT_LENGTH;
+	if (m->run->io.direction == KVM_EXIT_IO_IN) {
+		input_abandon(m); /* rip is still at the instruction */
+	} else {
+		/* KVM has stepped over it: the form with the port in dx is one byte long. */
+		(void)mmu_fetch(m, r->rip - 1, &opcode, 1);
+		r->rip -= opcode == 0xee || opcode == 0xef ? 1 : OUT_LENGTH;
+	}
 	exit->kind = EXIT_EXCEPTION;
 	exit->vector = VECTOR_GP;
 	exit->error = 0;
@@ -235,7 +250,7 @@ static int decode_io(struct machine *m, struct vcpu_exit *exit, struct ramet_err
 		return decode_exception(m, exit, (uint8_t)port, v->regs.rsp, err);
 	if (s->cs.dpl == 0)
 		return backend_broken(exit, err, "unexpected port access at CPL 0", v->regs.rip);
-	if (!in_hypervisor_area(v->regs.rip)) {
+	if (!in_hypervisor_area(v->regs.rip) || m->run->io.direction == KVM_EXIT_IO_IN) {
 		decode_guest_io(m, exit);
 		return 0;
 	}

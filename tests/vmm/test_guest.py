@@ -94,6 +94,12 @@ class HostileFast(GuestTest):
             with self.subTest(program):
                 self.assert_ends_cleanly(guest(f"@{program};hello", *FAST))
 
+    def test_privileged_instructions_and_ports_are_faults(self):
+        # `in` from a port of the hypervisor's once went on with KVM's registers.
+        result = guest("hostile_insn,port_seconds=2", *FAST)
+        self.assertEqual(result.programs, [("hostile_insn", 0)], result.tell())
+        self.assertNotIn("Oops", result.console)
+
 
 class Fuzz(GuestTest):
     @classmethod
