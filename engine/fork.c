@@ -115,6 +115,8 @@ void fork_parent_ended(struct fork *fork, const struct ramet_err *cause)
 	fork->parent = NULL;
 	fork_heir_drop(fork);
 	if (fork->frozen)
+		fork_restore_children(fork);
+	if (fork->frozen)
 		fork_check(fork);
 	else
 		fork_fail(fork, cause);
@@ -122,10 +124,13 @@ void fork_parent_ended(struct fork *fork, const struct ramet_err *cause)
 
 /* ---- the way there ---- */
 
-static void fork_restore_children(struct fork *fork)
+void fork_restore_children(struct fork *fork)
 {
 	struct ramet_err err;
 
+	if (fork->restoring)
+		return;
+	fork->restoring = true;
 	for (unsigned int i = 0; i < fork->count; i++) {
 		struct sandbox *child = fork->slots[i].sandbox;
 		struct vm *vm;
@@ -160,7 +165,6 @@ static void fork_on_frozen(void *arg, struct frozen *frozen, const struct freeze
 	fork->timings.dirty_pages = timings->dirty_pages;
 	fork->timings.range_pages = timings->range_pages;
 	fork_heir_start(fork);
-	fork_restore_children(fork);
 }
 
 static void fork_on_shells(void *arg, const struct ramet_err *err)

@@ -20,7 +20,7 @@ struct fork {
 	fork_cb done;
 	void *arg;
 	struct pool_request shells; /* the first is the parent's next */
-	bool waits_shells;
+	bool restoring; /* the children */
 	struct frozen *frozen; /* NULL: the parent has not stopped */
 	struct ramet_err failure; /* code 0: it did */
 
@@ -41,6 +41,10 @@ struct fork {
 void fork_heir_start(struct fork *fork);
 /* Nobody needs it any more. */
 void fork_heir_drop(struct fork *fork);
+
+/* Runs the children, once: the parent comes first, as long as it does well.
+ * engine/fork.c */
+void fork_restore_children(struct fork *fork);
 
 /* Ends the fork when everything is settled. engine/fork.c */
 void fork_check(struct fork *fork);

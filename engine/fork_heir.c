@@ -53,6 +53,7 @@ static void heir_booted(void *arg)
 	fork->timings.parent_ns = clock_monotonic_ns() - fork->paused_at;
 	sandbox_unhold(s);
 	fork->parent = NULL; /* its part is over */
+	fork_restore_children(fork);
 	fork_check(fork);
 }
 
@@ -137,6 +138,7 @@ static void heir_failed(struct fork *fork, const struct ramet_err *err)
 	int r = -EIO;
 
 	fork_heir_drop(fork);
+	fork_restore_children(fork);
 	log_warn("the worker for sandbox %s after its fork failed: %s", fork->parent->id,
 		 cause.msg);
 	if (memory_check(fork->frozen->memory, &cause) == 0 && ++fork->attempts < ATTEMPTS_MAX)
