@@ -349,7 +349,8 @@ int frozen_restore(struct frozen *frozen, struct vm *vm, struct ramet_err *err)
 	vm->memory = memory_ref(memory);
 	vm->pinned = restore.filling;
 	for (size_t i = 0; i < memory->layer_count; i++)
-		memory->layers[i]->pins += restore.filling >> i & 1;
+		if (restore.filling >> i & 1)
+			memory->layers[i]->pins++;
 	return 0;
 }
 
