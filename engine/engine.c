@@ -93,7 +93,6 @@ int engine_create(sd_event *loop, const struct engine_config *config, struct eng
 void engine_destroy(struct engine *engine)
 {
 	struct sandbox *s;
-	struct vm *vm;
 
 	if (!engine)
 		return;
@@ -106,8 +105,7 @@ void engine_destroy(struct engine *engine)
 	image_destroy_all(engine);
 	pool_destroy_all(engine);
 	alias_free_all(engine);
-	while ((vm = TAILQ_FIRST(&engine->vms)))
-		vm_destroy(vm);
+	vm_destroy_all(engine);
 	spawner_destroy(engine->spawner); /* kills and reaps the workers */
 	state_close(engine->state);
 	close_fd(&engine->uffd_fd);

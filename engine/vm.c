@@ -317,9 +317,18 @@ void vm_exited(struct vm *vm, int wait_status, bool oom_killed)
 		vm_arm(vm);
 }
 
-void vm_destroy(struct vm *vm)
+void vm_destroy_all(struct engine *engine)
 {
-	vm_free(vm);
+	struct vm *vm;
+
+	/* A guest's memory may own its donor, which is another vm. */
+	TAILQ_FOREACH(vm, &engine->vms, link)
+	{
+		memory_unpin(vm);
+		memory_unref(take_ptr(vm->memory));
+	}
+	while ((vm = TAILQ_FIRST(&engine->vms)))
+		vm_free(vm);
 }
 
 void vm_describe_end(struct vm *vm, char *out, size_t size)

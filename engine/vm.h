@@ -86,8 +86,8 @@ void vm_fail(struct vm *vm, const struct ramet_err *cause);
 void vm_exited(struct vm *vm, int wait_status, bool oom_killed);
 struct vm *vm_find(struct engine *engine, const char *name);
 
-/* Frees at once, when the spawner is about to kill all. */
-void vm_destroy(struct vm *vm);
+/* Frees all at once, when the spawner is about to kill them. */
+void vm_destroy_all(struct engine *engine);
 
 /* A sentence about its end, see worker_describe_end(). */
 void vm_describe_end(struct vm *vm, char *out, size_t size);

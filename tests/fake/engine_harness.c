@@ -97,7 +97,8 @@ int harness_engine(struct harness *h, struct ramet_err *err)
 {
 	char state[96], images[96], worker[96];
 	struct engine_config config = {
-		.state_dir = state, .image_dir = images, .worker_path = worker, .max_sandboxes = 8
+		.state_dir = state, .image_dir = images, .worker_path = worker, .max_sandboxes = 8,
+		.pool_size = 2, .use_templates = h->use_templates
 	};
 
 	(void)snprintf(state, sizeof(state), "%s/state", h->dir);
@@ -106,12 +107,13 @@ int harness_engine(struct harness *h, struct ramet_err *err)
 	return engine_create(h->loop, &config, &h->engine, err);
 }
 
-int harness_setup(void **state)
+static int setup(void **state, bool use_templates)
 {
 	struct harness *h = calloc(1, sizeof(*h));
 	struct ramet_err err = { 0 };
 
 	assert_non_null(h);
+	h->use_templates = use_templates;
 	(void)snprintf(h->dir, sizeof(h->dir), "/tmp/ramet-test-XXXXXX");
 	assert_non_null(mkdtemp(h->dir));
 	make_dir(h->dir, "images");
@@ -127,6 +129,16 @@ int harness_setup(void **state)
 		fail_msg("no engine: %s", err.msg);
 	*state = h;
 	return 0;
+}
+
+int harness_setup(void **state)
+{
+	return setup(state, false);
+}
+
+int harness_setup_templates(void **state)
+{
+	return setup(state, true);
 }
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *where)
@@ -378,6 +390,70 @@ void run_wait(struct harness *h, struct sandbox *sandbox, const char *code, stru
 {
 	run_start(sandbox, EXEC_PYTHON, code, ran);
 	harness_wait(h, &ran->done);
+}
+
+long run_number(struct harness *h, struct sandbox *sandbox, const char *code)
+{
+	struct ran ran = { 0 };
+	long number = -1;
+
+	run_wait(h, sandbox, code, &ran);
+	if (ran.err.code)
+		fail_msg("'%s' failed: %s", code, ran.err.msg);
+	assert_int_equal(ran.exit.exit_code, 0);
+	if (ran.text[OUTPUT_STDOUT])
+		number = atol(ran.text[OUTPUT_STDOUT]);
+	ran_free(&ran);
+	return number;
+}
+
+void on_forked(void *arg, const struct fork_result *result, const struct ramet_err *err)
+{
+	struct forked *forked = arg;
+
+	assert_false(forked->done);
+	assert_true(!result == !!err);
+	forked->done = true;
+	if (err)
+		forked->err = *err;
+	if (!result)
+		return;
+	assert_true(result->count <= FORKED_MAX);
+	forked->count = result->count;
+	forked->timings = result->timings;
+	for (unsigned int i = 0; i < result->count; i++) {
+		assert_true(!result->children[i].sandbox == !!result->children[i].err.code);
+		forked->children[i] = result->children[i];
+	}
+}
+
+void fork_start(struct sandbox *parent, unsigned int count, struct forked *forked)
+{
+	const struct fork_params params = { .count = count };
+	struct ramet_err err = { 0 };
+
+	*forked = (struct forked){ 0 };
+	if (sandbox_fork(parent, &params, on_forked, forked, &err) < 0)
+		fail_msg("fork was refused: %s", err.msg);
+	assert_false(forked->done);
+}
+
+void fork_wait(struct harness *h, struct sandbox *parent, unsigned int count,
+	       struct forked *forked)
+{
+	fork_start(parent, count, forked);
+	harness_wait(h, &forked->done);
+}
+
+void fork_ok(struct harness *h, struct sandbox *parent, unsigned int count, struct forked *forked)
+{
+	fork_wait(h, parent, count, forked);
+	if (forked->err.code)
+		fail_msg("fork failed: %s", forked->err.msg);
+	assert_int_equal(forked->count, count);
+	for (unsigned int i = 0; i < count; i++)
+		if (!forked->children[i].sandbox)
+			fail_msg("child %u failed: %s", i, forked->children[i].err.msg);
 }
 
 void close_wait(struct harness *h, struct sandbox *sandbox)

@@ -25,6 +25,7 @@ struct harness {
 	sd_event *loop;
 	struct engine *engine;
 	char dir[64]; /* below it: state, images, worker, worker.mode */
+	bool use_templates;
 	unsigned int fds_before;
 };
 
@@ -32,6 +33,8 @@ struct harness {
  * teardown destroys the engine and checks that nothing is left. */
 int harness_setup(void **state);
 int harness_teardown(void **state);
+/* The same with an engine that copies templates and can fork. */
+int harness_setup_templates(void **state);
 
 /* 77 (skip), with the reason on stdout, where workers cannot be started. */
 int harness_unavailable(void);
@@ -114,6 +117,27 @@ void create_fails(struct harness *h, const char *content, int code, const char *
 void run_start(struct sandbox *sandbox, int language, const char *code, struct ran *ran);
 /* Runs one to its end. */
 void run_wait(struct harness *h, struct sandbox *sandbox, const char *code, struct ran *ran);
+
+/* Runs one that must succeed; its output, or its result, as a number. */
+long run_number(struct harness *h, struct sandbox *sandbox, const char *code);
+
+#define FORKED_MAX 16
+
+struct forked {
+	bool done;
+	struct ramet_err err; /* code 0: there is a result */
+	unsigned int count;
+	struct fork_child children[FORKED_MAX];
+	struct fork_timings timings;
+};
+
+void on_forked(void *arg, const struct fork_result *result, const struct ramet_err *err);
+/* Starts one; the engine must take it. */
+void fork_start(struct sandbox *parent, unsigned int count, struct forked *forked);
+void fork_wait(struct harness *h, struct sandbox *parent, unsigned int count,
+	       struct forked *forked);
+/* All children must be ready. */
+void fork_ok(struct harness *h, struct sandbox *parent, unsigned int count, struct forked *forked);
 
 void close_wait(struct harness *h, struct sandbox *sandbox);
 

@@ -26,6 +26,7 @@ void fake_send_bytes(struct fake_agent *agent, const void *bytes, size_t length)
 			_exit(0); /* the engine closed the channel */
 		p += n;
 		length -= (size_t)n;
+		agent->sent += (uint64_t)n;
 	}
 }
 
@@ -133,6 +134,31 @@ static bool exec_misbehave(struct fake_agent *agent, struct fake_exec *exec)
 	return true;
 }
 
+/* What is about the guest; false when the code is not. */
+static bool exec_guest(struct fake_agent *agent, struct fake_exec *exec)
+{
+	struct fake_host *host = agent->host;
+	unsigned long long page;
+	unsigned int value;
+	char text[64] = "";
+
+	if (!host)
+		return false;
+	if (sscanf(exec->code, "poke %llu %u", &page, &value) == 2)
+		host->poke(host->arg, page, (uint8_t)value);
+	else if (sscanf(exec->code, "peek %llu", &page) == 1)
+		(void)snprintf(text, sizeof(text), "%u", host->peek(host->arg, page));
+	else if (!strcmp(exec->code, "count"))
+		(void)snprintf(text, sizeof(text), "%u", host->lives);
+	else if (!strcmp(exec->code, "identity"))
+		(void)snprintf(text, sizeof(text), "%u %u", agent->fork_number,
+			       agent->reseed_flags & RESEED_PYTHON);
+	else
+		return !strcmp(exec->code, "pass");
+	output(agent, exec->id, OUTPUT_STDOUT, text, strlen(text));
+	return true;
+}
+
 static void exec_run(struct fake_agent *agent, struct fake_exec *exec)
 {
 	char *code = exec->code;
@@ -150,6 +176,8 @@ static void exec_run(struct fake_agent *agent, struct fake_exec *exec)
 	} else if (!strncmp(code, "length", 6)) {
 		(void)snprintf(text, sizeof(text), "%u", exec->length);
 		output(agent, exec->id, OUTPUT_RESULT, text, strlen(text));
+		exit_with(agent, exec, 0, 0);
+	} else if (exec_guest(agent, exec)) {
 		exit_with(agent, exec, 0, 0);
 	} else if (!strcmp(code, "die")) {
 		(void)signal(SIGILL, SIG_DFL);
@@ -229,6 +257,12 @@ static void take_reseed(struct fake_agent *agent, const struct frame *frame)
 	char zero[64] = { 0 };
 
 	frame_fixed(frame, &message, sizeof(message));
+	if (!message.entropy_length && !message.flags) { /* only a new name */
+		fake_send(agent, MSG_OK, frame->id, NULL, 0, NULL, 0);
+		return;
+	}
+	agent->fork_number = message.fork_number;
+	agent->reseed_flags = message.flags;
 	/* What the engine promises: entropy, the clock, a name that is an id. */
 	if (message.entropy_length != 64 || message.hostname_length != 24 || !message.wall_ns ||
 	    frame->length != sizeof(message) + 24 + 64 + RESEED_TOKEN_SIZE ||
@@ -299,28 +333,113 @@ static void receive(struct fake_agent *agent)
 	if (n <= 0)
 		_exit(0);
 	frame_parser_added(&agent->parser, (size_t)n);
+	agent->received += (uint64_t)n;
 	while ((r = frame_parser_next(&agent->parser, &frame, &err)) > 0)
 		take(agent, &frame);
 	if (r < 0)
 		_exit(90); /* the engine is wrong; tests see the status */
 }
 
-void fake_agent_run(int channel_fd, int control_fd, const char *script)
+/* Until the control socket says otherwise. */
+static void serve(struct fake_agent *agent, int control_fd)
 {
-	struct fake_agent agent = { .fd = channel_fd, .script = script };
 	struct pollfd fds[2];
+
+	for (;;) {
+		fds[0] = (struct pollfd){ .fd = control_fd, .events = POLLIN };
+		fds[1] = (struct pollfd){ .fd = agent->fd, .events = POLLIN };
+		if (poll(fds, 2, -1) < 0)
+			_exit(1);
+		if (fds[0].revents && agent->host && agent->host->control)
+			agent->host->control(agent->host->arg, agent);
+		else if (fds[0].revents)
+			_exit(0);
+		if (fds[1].revents)
+			receive(agent);
+	}
+}
+
+void fake_agent_run(int channel_fd, int control_fd, const char *script, struct fake_host *host)
+{
+	struct fake_agent agent = { .fd = channel_fd, .script = script, .host = host };
 
 	TAILQ_INIT(&agent.execs);
 	frame_parser_init(&agent.parser, FRAME_TO_AGENT);
 	hello(&agent);
-	for (;;) {
-		fds[0] = (struct pollfd){ .fd = control_fd, .events = POLLIN };
-		fds[1] = (struct pollfd){ .fd = agent.fd, .events = POLLIN };
-		if (poll(fds, 2, -1) < 0)
-			_exit(1);
-		if (fds[0].revents)
-			_exit(0);
-		if (fds[1].revents)
-			receive(&agent);
+	serve(&agent, control_fd);
+}
+
+/* What runs, and its code; files are left out. */
+struct saved_exec {
+	uint32_t id, length, received, running;
+	uint64_t credit, left, limit;
+	char code[256];
+};
+
+struct saved_agent {
+	char script[64];
+	uint32_t fork_number, reseed_flags, lives, count;
+	struct saved_exec execs[];
+};
+
+size_t fake_agent_save(const struct fake_agent *agent, void *buf, size_t room)
+{
+	struct saved_agent *saved = buf;
+	struct fake_exec *exec;
+
+	if (agent->parser.start != agent->parser.end)
+		_exit(93); /* the engine stopped the guest in the middle of a frame */
+	memset(saved, 0, sizeof(*saved));
+	(void)snprintf(saved->script, sizeof(saved->script), "%s", agent->script);
+	saved->fork_number = agent->fork_number;
+	saved->reseed_flags = agent->reseed_flags;
+	saved->lives = agent->host->lives + 1;
+	TAILQ_FOREACH(exec, &agent->execs, link)
+	{
+		struct saved_exec *s = &saved->execs[saved->count++];
+
+		if (exec->length >= sizeof(s->code) ||
+		    sizeof(*saved) + saved->count * sizeof(*s) > room)
+			_exit(94);
+		*s = (struct saved_exec){ exec->id,      exec->length, exec->received,
+					  exec->running, exec->credit, exec->left,
+					  exec->limit,   "" };
+		memcpy(s->code, exec->code, exec->length);
 	}
+	return sizeof(*saved) + saved->count * sizeof(saved->execs[0]);
+}
+
+void fake_agent_continue(int channel_fd, int control_fd, const void *bytes, size_t size,
+			 struct fake_host *host)
+{
+	const struct saved_agent *saved = bytes;
+	struct fake_agent agent = {
+		.fd = channel_fd,
+		.script = saved->script,
+		.host = host,
+		.fork_number = saved->fork_number,
+		.reseed_flags = saved->reseed_flags,
+	};
+
+	if (size != sizeof(*saved) + saved->count * sizeof(saved->execs[0]))
+		_exit(95);
+	host->lives = saved->lives;
+	TAILQ_INIT(&agent.execs);
+	frame_parser_init(&agent.parser, FRAME_TO_AGENT);
+	for (uint32_t i = 0; i < saved->count; i++) {
+		const struct saved_exec *s = &saved->execs[i];
+		struct fake_exec *exec = calloc(1, sizeof(*exec));
+
+		*exec = (struct fake_exec){ .id = s->id,
+					    .length = s->length,
+					    .received = s->received,
+					    .running = s->running != 0,
+					    .credit = s->credit,
+					    .left = s->left,
+					    .limit = s->limit };
+		exec->code = calloc(1, s->length + 1);
+		memcpy(exec->code, s->code, s->length);
+		TAILQ_INSERT_TAIL(&agent.execs, exec, link);
+	}
+	serve(&agent, control_fd);
 }

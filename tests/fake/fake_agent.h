@@ -13,6 +13,10 @@
  *     silence         closes the channel; the process stays
  *     die             crashes the worker
  *     deaf            reads no more from the channel
+ *     poke N B        writes byte B to page N of the guest's memory
+ *     peek N          that byte on stdout, in decimal
+ *     count           how many times it was forked or restored, on stdout
+ *     identity        fork number and whether Python was reseeded, on stdout
  *     empty N         N frames of output without a byte, exit 0
  *     overcredit, overlimit, badstream, badexit, badid, badtype, garbage,
  *     hugeframe, hello   break the protocol in that way
@@ -42,6 +46,25 @@ static inline uint8_t fake_pattern(uint64_t offset)
 	return (uint8_t)((offset * 2654435761u) >> 13);
 }
 
+struct fake_agent;
+
+/* What a guest is beside its agent; members may be NULL. */
+struct fake_host {
+	void *arg;
+	/* The control socket is readable. */
+	void (*control)(void *arg, struct fake_agent *agent);
+	void (*poke)(void *arg, uint64_t page, uint8_t value);
+	uint8_t (*peek)(void *arg, uint64_t page);
+	unsigned int lives; /* answers `count` */
+};
+
+/* The agent as bytes, and back; the same host serves it. */
+size_t fake_agent_save(const struct fake_agent *agent, void *buf, size_t room);
+
+/* Goes on where fake_agent_save() was called. */
+void fake_agent_continue(int channel_fd, int control_fd, const void *saved, size_t size,
+			 struct fake_host *host);
+
 /* Serves the channel until either socket closes. `script` is "agent", or
  *     no-hello        says nothing
  *     old-protocol    HELLO of protocol 99
@@ -49,6 +72,6 @@ static inline uint8_t fake_pattern(uint64_t offset)
  *     hello-garbage   random bytes instead of HELLO
  *     refuse-reseed   MSG_ERROR to MSG_RESEED
  *     close-channel   closes the channel at once and stays */
-void fake_agent_run(int channel_fd, int control_fd, const char *script);
+void fake_agent_run(int channel_fd, int control_fd, const char *script, struct fake_host *host);
 
 #endif

@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "engine/frame.h"
+#include "tests/fake/fake_agent.h"
 
 struct fake_exec {
 	TAILQ_ENTRY(fake_exec) link;
@@ -34,6 +35,9 @@ struct fake_agent {
 	struct frame_parser parser;
 	TAILQ_HEAD(, fake_exec) execs;
 	struct fake_handle handles[FAKE_HANDLES];
+	struct fake_host *host;
+	uint32_t fork_number, reseed_flags; /* of the last MSG_RESEED */
+	uint64_t sent, received;            /* bytes, through this channel */
 };
 
 void fake_send_bytes(struct fake_agent *agent, const void *bytes, size_t length);

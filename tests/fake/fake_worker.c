@@ -6,7 +6,9 @@
  * there is one:
  *     exit N, die N (SIGKILL, SIGSYS or SIGILL), never-ready, garbage, short, oversized,
  *     bad-version, with-fd, booted-first
- * After it, what the content of the first initrd says:
+ * While a guest is made of layers, copied or donated, that file says what goes
+ * wrong (see tests/fake/fake_guest.h).
+ * After CONTROL_BOOT, what the content of the first initrd says:
  *     boot-error, panic, die-in-setup N, die-in-boot N, never-boots,
  *     exit-in-boot N, garbage-in-boot, channel-twice, poweroff, linger
  *     real PATH    PATH --fd N becomes the agent
@@ -27,7 +29,7 @@
 #include <unistd.h>
 
 #include "lib/fdpass.h"
-#include "tests/fake/fake_agent.h"
+#include "tests/fake/fake_guest.h"
 #include "vmm/control.h"
 
 #define CONTROL_FD 3
@@ -151,21 +153,12 @@ static void before_boot(void)
 }
 
 /* Takes CONTROL_BOOT, checks it as ramet-vmm would, returns the first initrd. */
-static int take_boot(void)
+static int take_boot(const struct control_boot *boot, ssize_t n, const int *fds, size_t nfds)
 {
-	struct pollfd wait = { .fd = CONTROL_FD, .events = POLLIN };
-	struct control_boot boot;
 	char vmlinux[8] = "";
-	int fds[FDPASS_MAX];
-	size_t nfds = 0;
-	ssize_t n;
 
-	(void)poll(&wait, 1, -1);
-	n = fdpass_recv(CONTROL_FD, &boot, sizeof(boot), fds, &nfds);
-	if (n == 0)
-		_exit(0);
-	if (n != (ssize_t)sizeof(boot) || boot.header.type != CONTROL_BOOT || nfds != 4 ||
-	    boot.initrd_count != 3 || boot.ram_bytes % (2u << 20))
+	if (n != (ssize_t)sizeof(*boot) || boot->header.type != CONTROL_BOOT || nfds != 4 ||
+	    boot->initrd_count != 3 || boot->ram_bytes % (2u << 20))
 		_exit(81); /* the engine is wrong; tests see the status */
 	read_text(fds[0], vmlinux, sizeof(vmlinux));
 	if (strcmp(vmlinux, "vmlinux") != 0)
@@ -194,7 +187,7 @@ _Noreturn static void run_real(const char *program)
 	say_ended(END_PANIC, "the agent exited");
 }
 
-_Noreturn static void after_boot(const char *mode)
+_Noreturn static void after_boot(const char *mode, uint64_t ram_bytes)
 {
 	struct control_booted booted = { { CONTROL_VERSION, CONTROL_BOOTED }, 1000 };
 
@@ -229,16 +222,33 @@ _Noreturn static void after_boot(const char *mode)
 	if (after(mode, "real "))
 		run_real(after(mode, "real "));
 	(void)fcntl(CHANNEL_FD, F_SETFL, fcntl(CHANNEL_FD, F_GETFL) & ~O_NONBLOCK);
-	fake_agent_run(CHANNEL_FD, CONTROL_FD, mode);
-	_exit(0);
+	fake_guest_boot(CONTROL_FD, CHANNEL_FD, ram_bytes, mode);
 }
 
 int main(void)
 {
+	struct pollfd wait = { .fd = CONTROL_FD, .events = POLLIN };
+	union {
+		struct control_header header;
+		struct control_boot boot;
+		struct control_shell shell;
+	} message;
 	char mode[256];
+	int fds[FDPASS_MAX];
+	size_t nfds = 0;
+	ssize_t n;
 
 	(void)fcntl(CONTROL_FD, F_SETFL, fcntl(CONTROL_FD, F_GETFL) & ~O_NONBLOCK);
 	before_boot();
-	read_text(take_boot(), mode, sizeof(mode));
-	after_boot(mode);
+	(void)poll(&wait, 1, -1);
+	n = fdpass_recv(CONTROL_FD, &message, sizeof(message), fds, &nfds);
+	if (n == 0)
+		_exit(0);
+	if (message.header.type == CONTROL_SHELL) {
+		if (n != (ssize_t)sizeof(message.shell) || nfds != 1)
+			_exit(83);
+		fake_guest_shell(CONTROL_FD, CHANNEL_FD, message.shell.ram_bytes);
+	}
+	read_text(take_boot(&message.boot, n, fds, nfds), mode, sizeof(mode));
+	after_boot(mode, message.boot.ram_bytes);
 }
