@@ -64,7 +64,7 @@ void agent_release(struct agent *agent)
 		(void)sd_event_source_set_enabled(agent->io, SD_EVENT_ON);
 	for (size_t i = 0; i < REQUEST_BUCKETS; i++)
 		LIST_FOREACH(request, &agent->requests[i], link)
-			request->held = false;
+	request->held = false;
 	if (!agent_usable(agent))
 		return;
 	agent_flush(agent);
@@ -157,9 +157,8 @@ int agent_snapshot(const struct agent *agent, struct agent_snapshot **snapshot,
 		memcpy(s->bytes, parser->buf + parser->start, length);
 	for (size_t i = 0; i < REQUEST_BUCKETS; i++)
 		LIST_FOREACH(request, &agent->requests[i], link)
-			if (!request->held)
-				s->pending[s->count++] =
-					(struct agent_pending){ request->id, request->type };
+	if (!request->held)
+		s->pending[s->count++] = (struct agent_pending){ request->id, request->type };
 	*snapshot = s;
 	return 0;
 }

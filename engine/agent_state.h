@@ -24,7 +24,7 @@ struct agent {
 	TAILQ_HEAD(, agent_waiter) waiters;
 	struct frame_parser parser;
 	struct frame_queue queue;
-	bool held;               /* only `barrier` bytes of the queue may go out */
+	bool held; /* only `barrier` bytes of the queue may go out */
 	size_t barrier;
 	uint64_t sent, received; /* bytes, through this channel */
 };

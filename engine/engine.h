@@ -29,7 +29,7 @@ struct engine_config {
 	const char *worker_path;    /* ramet-vmm */
 	unsigned int max_sandboxes; /* 0: the default of engine/limits.h */
 	unsigned int pool_size;     /* idle shells of a kind; 0: the default */
-	bool use_templates; /* sandboxes are copies of a frozen template; else each boots */
+	bool use_templates;         /* sandboxes are copies of a frozen template; else each boots */
 };
 
 /* Prepares the state directory (cleans what a killed daemon left), starts the
@@ -103,14 +103,14 @@ struct sandbox_info {
 	size_t metadata_count;
 	const char *metadata[METADATA_MAX][2];
 
-	const char *parent_id;    /* whose fork it is; NULL: none's. It may be gone */
-	unsigned int fork_index;  /* from 0, among the children of that fork */
-	unsigned int depth;       /* forks since the first of its line was created */
-	unsigned int children;    /* that still exist */
-	uint8_t generation[16];   /* UUID of this incarnation of its guest */
-	unsigned int layers;      /* that its memory is made of, beside its own changes */
-	unsigned int extents;     /* pieces that these are mapped in */
-	uint64_t shared_bytes;    /* memory of these layers, shared with others */
+	const char *parent_id;   /* whose fork it is; NULL: none's. It may be gone */
+	unsigned int fork_index; /* from 0, among the children of that fork */
+	unsigned int depth;      /* forks since the first of its line was created */
+	unsigned int children;   /* that still exist */
+	uint8_t generation[16];  /* UUID of this incarnation of its guest */
+	unsigned int layers;     /* that its memory is made of, beside its own changes */
+	unsigned int extents;    /* pieces that these are mapped in */
+	uint64_t shared_bytes;   /* memory of these layers, shared with others */
 };
 
 typedef void (*sandbox_cb)(void *arg, struct sandbox *sandbox, const struct ramet_err *err);
@@ -145,23 +145,23 @@ int sandbox_close(struct sandbox *sandbox, sandbox_cb done, void *arg, struct ra
 /* ---- forks ---- */
 
 struct fork_params {
-	unsigned int count;  /* children; 1 .. limit fork_children */
-	bool keep_random;    /* Python's random modules go on like the parent's */
+	unsigned int count;    /* children; 1 .. limit fork_children */
+	bool keep_random;      /* Python's random modules go on like the parent's */
 	size_t metadata_count; /* of the children; none: the parent's */
 	const char *metadata[METADATA_MAX][2];
 };
 
 /* What a fork took, in nanoseconds. */
 struct fork_timings {
-	uint64_t reserve_ns; /* shells for all */
-	uint64_t quiesce_ns; /* the guest took the input that was under way */
-	uint64_t pause_ns;   /* asked to stop, to stopped with its state saved */
-	uint64_t state_ns;   /* of this, saving the state */
-	uint64_t map_ns;     /* new layer and maps */
-	uint64_t parent_ns;  /* asked to stop, to running on */
-	uint64_t stitch_ns;  /* memory in place, of the slowest child */
-	uint64_t first_ns;   /* from the call to the first child's answer */
-	uint64_t total_ns;   /* from the call to the last child's answer */
+	uint64_t reserve_ns;  /* shells for all */
+	uint64_t quiesce_ns;  /* the guest took the input that was under way */
+	uint64_t pause_ns;    /* asked to stop, to stopped with its state saved */
+	uint64_t state_ns;    /* of this, saving the state */
+	uint64_t map_ns;      /* new layer and maps */
+	uint64_t parent_ns;   /* asked to stop, to running on */
+	uint64_t stitch_ns;   /* memory in place, of the slowest child */
+	uint64_t first_ns;    /* from the call to the first child's answer */
+	uint64_t total_ns;    /* from the call to the last child's answer */
 	uint64_t dirty_pages; /* changed since the last fork */
 	uint64_t range_pages; /* with the pages between, which the new layer holds */
 };

@@ -115,8 +115,7 @@ static int exec_exited(struct exec *exec, const struct frame *frame, struct rame
 	return 0;
 }
 
-int exec_reply(struct agent_request *request, const struct frame *frame,
-		      struct ramet_err *err)
+int exec_reply(struct agent_request *request, const struct frame *frame, struct ramet_err *err)
 {
 	struct exec *exec = (struct exec *)request;
 	struct ramet_err refusal;

@@ -20,9 +20,9 @@ struct fork {
 	fork_cb done;
 	void *arg;
 	struct pool_request shells; /* the first is the parent's next */
-	bool restoring; /* the children */
-	struct frozen *frozen; /* NULL: the parent has not stopped */
-	struct ramet_err failure; /* code 0: it did */
+	bool restoring;             /* the children */
+	struct frozen *frozen;      /* NULL: the parent has not stopped */
+	struct ramet_err failure;   /* code 0: it did */
 
 	/* The parent's next worker, until it runs. */
 	struct vm *heir;

@@ -86,8 +86,9 @@ static int heir_on_deadline(sd_event_source *source, uint64_t usec, void *arg)
 
 	(void)source;
 	(void)usec;
-	(void)err_set(&err, ETIMEDOUT, "its new worker did not run it in time (limit "
-				       "pause_deadline)");
+	(void)err_set(&err, ETIMEDOUT,
+		      "its new worker did not run it in time (limit "
+		      "pause_deadline)");
 	heir_failed(arg, &err);
 	return 0;
 }

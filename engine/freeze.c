@@ -3,17 +3,17 @@
  * becomes a new layer with its worker as donor. Until the worker is told to
  * donate, any failure lets the guest go on as if nothing had been. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "engine/internal.h"
 #include "lib/cleanup.h"
 #include "lib/clock.h"
-#include "vmm/layout.h"
 #include "lib/log.h"
+#include "vmm/layout.h"
 
 /* Ranges that one fork adds at most, where the limit of extents has room. */
 #define RANGES_LEAST 16u
@@ -93,8 +93,7 @@ static int freeze_on_deadline(sd_event_source *source, uint64_t usec, void *arg)
 
 	(void)source;
 	(void)usec;
-	(void)err_set(&err, ETIMEDOUT,
-		      "the guest did not %s within %.1f s (limit pause_deadline)",
+	(void)err_set(&err, ETIMEDOUT, "the guest did not %s within %.1f s (limit pause_deadline)",
 		      freeze->sent ? "stop" : "take its input",
 		      (double)s->engine->limits.pause_deadline / SECONDS_NS);
 	if (freeze->sent)
@@ -111,8 +110,9 @@ static bool freeze_gathers(const struct sandbox *s)
 	const struct memory *memory = s->vm->memory;
 	const struct limits *limits = &s->engine->limits;
 
-	return memory->layer_count > 1 && (memory->layer_count + 1 >= limits->fork_layers ||
-					   memory->map->count + 2 * RANGES_MOST >= limits->fork_extents);
+	return memory->layer_count > 1 &&
+	       (memory->layer_count + 1 >= limits->fork_layers ||
+		memory->map->count + 2 * RANGES_MOST >= limits->fork_extents);
 }
 
 static void freeze_pause(struct freeze *freeze)
@@ -200,8 +200,7 @@ int sandbox_freeze(struct sandbox *sandbox, bool stay, freeze_cb done, void *arg
 	struct freeze *freeze;
 	int r;
 
-	if (sandbox->phase != PHASE_RUN || sandbox->freeze ||
-	    sandbox->state != SANDBOX_READY)
+	if (sandbox->phase != PHASE_RUN || sandbox->freeze || sandbox->state != SANDBOX_READY)
 		return err_set(err, EBUSY, "sandbox %s cannot be stopped now", sandbox->id);
 	freeze = calloc(1, sizeof(*freeze));
 	if (!freeze)
@@ -252,8 +251,7 @@ static int bundle_read(const struct freeze *freeze, const struct control_paused 
 }
 
 /* Pairs of uint64_t behind a state of any length. */
-static struct range *bundle_ranges(const struct bundle *bundle,
-				   const struct control_paused *paused)
+static struct range *bundle_ranges(const struct bundle *bundle, const struct control_paused *paused)
 {
 	struct range *ranges = calloc(paused->range_count + 1u, sizeof(*ranges));
 
@@ -265,8 +263,7 @@ static struct range *bundle_ranges(const struct bundle *bundle,
 
 /* The memory of the stopped guest. One that changed nothing has what it had. */
 static int freeze_memory(const struct freeze *freeze, const struct control_paused *paused,
-			 const struct bundle *bundle, struct memory **memory,
-			 struct ramet_err *err)
+			 const struct bundle *bundle, struct memory **memory, struct ramet_err *err)
 {
 	struct sandbox *s = freeze->sandbox;
 	struct memory *below = s->vm->memory;
@@ -279,8 +276,8 @@ static int freeze_memory(const struct freeze *freeze, const struct control_pause
 		return 0;
 	}
 	return memory_derive(s->engine, freeze->full ? NULL : below,
-			     guest_memory_bytes(s->memory_bytes), ranges,
-			     paused->range_count, memory, err);
+			     guest_memory_bytes(s->memory_bytes), ranges, paused->range_count,
+			     memory, err);
 }
 
 static int freeze_copy(struct freeze *freeze, const struct control_paused *paused,

@@ -39,14 +39,14 @@ struct engine {
 	unsigned int vm_count;
 	uint32_t vm_serial;
 	bool use_templates;
-	int uffd_fd;                   /* /dev/userfaultfd, for shells; -1 */
+	int uffd_fd; /* /dev/userfaultfd, for shells; -1 */
 	struct pool_list pools;
-	struct image_list images;      /* frozen templates, latest used first */
-	struct sandbox_list builders;  /* sandboxes that nobody can find */
-	struct fork_list forks;        /* under way */
-	struct alias_list aliases;     /* ids of sandboxes that were merged, oldest first */
+	struct image_list images;     /* frozen templates, latest used first */
+	struct sandbox_list builders; /* sandboxes that nobody can find */
+	struct fork_list forks;       /* under way */
+	struct alias_list aliases;    /* ids of sandboxes that were merged, oldest first */
 	unsigned int alias_count;
-	unsigned int hot;              /* creates and forks that somebody waits for */
+	unsigned int hot; /* creates and forks that somebody waits for */
 	bool destroying;
 };
 
@@ -105,7 +105,7 @@ struct sandbox {
 	struct fork *fork;           /* of which it is the parent */
 
 	/* The fork tree. */
-	struct sandbox *parent;      /* NULL: none, or gone */
+	struct sandbox *parent; /* NULL: none, or gone */
 	struct sandbox_list children;
 	TAILQ_ENTRY(sandbox) sibling;
 	char parent_id[SANDBOX_ID_MAX]; /* "": not made by a fork */

@@ -6,13 +6,13 @@
 
 struct memory_layer {
 	struct engine *engine;
-	unsigned int refs;    /* memories that have it */
-	int fd;               /* read-only, for guests */
-	int write_fd;         /* for the donor, until it is filled */
-	struct vm *donor;     /* owned, until it is filled and pins are 0 */
-	unsigned int pins;    /* restores under way that know it as unfilled */
+	unsigned int refs; /* memories that have it */
+	int fd;            /* read-only, for guests */
+	int write_fd;      /* for the donor, until it is filled */
+	struct vm *donor;  /* owned, until it is filled and pins are 0 */
+	unsigned int pins; /* restores under way that know it as unfilled */
 	bool filling;
-	bool lost;            /* the donor died too early */
+	bool lost; /* the donor died too early */
 	struct ramet_err cause;
 	memory_layer_cb done; /* one waiter */
 	void *done_arg;

@@ -35,8 +35,7 @@ void alias_free_all(struct engine *engine)
 		alias_free(engine, TAILQ_FIRST(&engine->aliases));
 }
 
-static int alias_add(struct engine *engine, const char *id, const char *into,
-		     struct ramet_err *err)
+static int alias_add(struct engine *engine, const char *id, const char *into, struct ramet_err *err)
 {
 	struct alias *alias = calloc(1, sizeof(*alias)), *other;
 
@@ -70,11 +69,11 @@ const char *engine_merged_into(struct engine *engine, const char *id)
 	return NULL;
 }
 
-#define SWAP(a, b)                           \
-	do {                                 \
-		__typeof__(a) swap_ = (a);   \
-		(a) = (b);                   \
-		(b) = swap_;                 \
+#define SWAP(a, b)                                                                                 \
+	do {                                                                                       \
+		__typeof__(a) swap_ = (a);                                                         \
+		(a) = (b);                                                                         \
+		(b) = swap_;                                                                       \
 	} while (0)
 
 static void merge_swap(struct sandbox *parent, struct sandbox *winner)
@@ -133,7 +132,8 @@ static void merge_end(struct sandbox *s, const char *id)
 	s->builder = true;
 	TAILQ_INSERT_TAIL(&s->engine->builders, s, link);
 	(void)sandbox_close(s, NULL, NULL, NULL);
-	(void)err_set(&s->cause, ECANCELED, "sandbox %s goes on as another one that was merged", id);
+	(void)err_set(&s->cause, ECANCELED, "sandbox %s goes on as another one that was merged",
+		      id);
 }
 
 static int merge_check(struct sandbox *parent, struct sandbox *winner, struct ramet_err *err)
@@ -149,9 +149,10 @@ static int merge_check(struct sandbox *parent, struct sandbox *winner, struct ra
 	if (parent->fork || parent->freeze || winner->fork || winner->freeze)
 		return err_set(err, EBUSY, "one of the sandboxes is being forked or paused");
 	if (!tree_related(parent, winner))
-		return err_set(err, EINVAL,
-			       "sandbox %s is not of one fork tree with %s: only a fork can be merged",
-			       winner->id, parent->id);
+		return err_set(
+			err, EINVAL,
+			"sandbox %s is not of one fork tree with %s: only a fork can be merged",
+			winner->id, parent->id);
 	return 0;
 }
 

@@ -10,8 +10,8 @@ struct pausing {
 	void *arg;
 };
 
-static void pause_on_stopped(void *arg, struct frozen *frozen,
-			     const struct freeze_timings *timings, const struct ramet_err *err)
+static void pause_on_stopped(void *arg, struct frozen *frozen, const struct freeze_timings *timings,
+			     const struct ramet_err *err)
 {
 	struct pausing *pausing = arg;
 	struct sandbox *s = pausing->sandbox;

@@ -58,11 +58,9 @@ static int boot_on_deadline(sd_event_source *source, uint64_t usec, void *arg)
 
 	(void)source;
 	(void)usec;
-	(void)err_set(&err, ETIMEDOUT,
-		      "the sandbox was not ready after %.1f s (limit %s): %s",
+	(void)err_set(&err, ETIMEDOUT, "the sandbox was not ready after %.1f s (limit %s): %s",
 		      (double)(clock_monotonic_ns() - s->created_ns) / SECONDS_NS,
-		      s->parent_id[0] ? "fork_deadline" : "boot_deadline",
-		      phase_words(s->phase));
+		      s->parent_id[0] ? "fork_deadline" : "boot_deadline", phase_words(s->phase));
 	sandbox_fail(s, &err);
 	return 0;
 }

@@ -223,8 +223,7 @@ int sandbox_step(sd_event_source *source, void *arg)
 		s->phase = PHASE_DEAD;
 		end_settle(s);
 	}
-	if (s->phase == PHASE_DEAD &&
-	    (s->state == SANDBOX_CLOSING || s->state == SANDBOX_CREATING))
+	if (s->phase == PHASE_DEAD && (s->state == SANDBOX_CLOSING || s->state == SANDBOX_CREATING))
 		end_finish(s);
 	return 0;
 }

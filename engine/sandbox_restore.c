@@ -139,8 +139,7 @@ static void restore_on_image(void *arg, struct image *image, const struct ramet_
 
 int sandbox_create_restored(struct sandbox *sandbox, struct ramet_err *err)
 {
-	const struct pool_kind kind = { sandbox->memory_bytes, sandbox->isolation,
-					sandbox->plain };
+	const struct pool_kind kind = { sandbox->memory_bytes, sandbox->isolation, sandbox->plain };
 	struct image *image;
 	int r;
 

@@ -168,8 +168,7 @@ static void warm_done(void *arg, const struct exec_exit *result, const struct ra
 
 static void image_on_booted(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
 {
-	static const struct exec_callbacks callbacks = { .output = warm_output,
-							 .done = warm_done };
+	static const struct exec_callbacks callbacks = { .output = warm_output, .done = warm_done };
 	static const struct exec_params pass = { .language = EXEC_PYTHON,
 						 .code = "pass",
 						 .code_length = 4 };

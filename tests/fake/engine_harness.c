@@ -96,10 +96,12 @@ static void copy_worker(const char *dir)
 int harness_engine(struct harness *h, struct ramet_err *err)
 {
 	char state[96], images[96], worker[96];
-	struct engine_config config = {
-		.state_dir = state, .image_dir = images, .worker_path = worker, .max_sandboxes = 8,
-		.pool_size = 2, .use_templates = h->use_templates
-	};
+	struct engine_config config = { .state_dir = state,
+					.image_dir = images,
+					.worker_path = worker,
+					.max_sandboxes = 8,
+					.pool_size = 2,
+					.use_templates = h->use_templates };
 
 	(void)snprintf(state, sizeof(state), "%s/state", h->dir);
 	(void)snprintf(images, sizeof(images), "%s/images", h->dir);
@@ -438,8 +440,7 @@ void fork_start(struct sandbox *parent, unsigned int count, struct forked *forke
 	assert_false(forked->done);
 }
 
-void fork_wait(struct harness *h, struct sandbox *parent, unsigned int count,
-	       struct forked *forked)
+void fork_wait(struct harness *h, struct sandbox *parent, unsigned int count, struct forked *forked)
 {
 	fork_start(parent, count, forked);
 	harness_wait(h, &forked->done);

@@ -401,9 +401,8 @@ size_t fake_agent_save(const struct fake_agent *agent, void *buf, size_t room)
 		if (exec->length >= sizeof(s->code) ||
 		    sizeof(*saved) + saved->count * sizeof(*s) > room)
 			_exit(94);
-		*s = (struct saved_exec){ exec->id,      exec->length, exec->received,
-					  exec->running, exec->credit, exec->left,
-					  exec->limit,   "" };
+		*s = (struct saved_exec){ exec->id,     exec->length, exec->received, exec->running,
+					  exec->credit, exec->left,   exec->limit,    "" };
 		memcpy(s->code, exec->code, exec->length);
 	}
 	return sizeof(*saved) + saved->count * sizeof(saved->execs[0]);

@@ -33,7 +33,7 @@ struct fake_guest {
 	uint8_t *memory;
 	uint64_t dirty[FAKE_DIRTY_MAX]; /* pages */
 	unsigned int dirty_count;
-	struct extent_map *map; /* of restored memory */
+	struct extent_map *map;             /* of restored memory */
 	int filled_fds[CONTROL_LAYERS_MAX]; /* readable when the layer is filled; -1 */
 	struct fake_host host;
 	struct range ranges[FAKE_DIRTY_MAX]; /* of the last pause */

@@ -123,7 +123,8 @@ void fake_get(const struct machine *m, uint64_t offset, void *data, size_t len)
 		abort();
 }
 
-int64_t fake_call(struct machine *m, uint64_t nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
+int64_t fake_call(struct machine *m, uint64_t nr, uint64_t a0, uint64_t a1, uint64_t a2,
+		  uint64_t a3)
 {
 	struct kvm_regs *r = &m->vcpu.regs;
 

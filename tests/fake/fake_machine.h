@@ -6,19 +6,19 @@
 
 #include "vmm/machine.h"
 
-#define FAKE_RAM (64ull << 20)
-#define FAKE_BASE 0xffffffff80000000ull
-#define FAKE_MAPPED (16ull << 20)
+#define FAKE_RAM     (64ull << 20)
+#define FAKE_BASE    0xffffffff80000000ull
+#define FAKE_MAPPED  (16ull << 20)
 #define FAKE_VA(gpa) (FAKE_BASE + (gpa))
 
 /* The page tables, one after the other, mapped read-only. */
-#define FAKE_ROOT 0x100000ull
-#define FAKE_L3 0x101000ull
-#define FAKE_L2 0x102000ull
-#define FAKE_L1 0x103000ull
+#define FAKE_ROOT       0x100000ull
+#define FAKE_L3         0x101000ull
+#define FAKE_L2         0x102000ull
+#define FAKE_L1         0x103000ull
 #define FAKE_TABLES_END (FAKE_L1 + (FAKE_MAPPED >> 21) * PAGE_SIZE)
-#define FAKE_SCRATCH 0x200000ull /* for arguments; free from here on */
-#define FAKE_HOLE_VA (FAKE_BASE + FAKE_MAPPED) /* the first address that is not mapped */
+#define FAKE_SCRATCH    0x200000ull               /* for arguments; free from here on */
+#define FAKE_HOLE_VA    (FAKE_BASE + FAKE_MAPPED) /* the first address that is not mapped */
 
 struct fake_backend {
 	unsigned int commits, pv_changes;
