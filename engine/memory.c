@@ -99,14 +99,13 @@ static void layer_settle(struct memory_layer *layer)
 static void donor_filled(void *arg, const struct control_filled *filled)
 {
 	struct memory_layer *layer = arg;
-	struct ramet_err err;
 	bool sealed = false;
 
-	if (layer_sealed(layer->fd, &sealed, &err) < 0 ||
-	    (!sealed && layer_seal(layer->write_fd, &err) < 0)) {
-		layer_lost(layer, &err);
-		return;
-	}
+	/* Sealing waits for pages that are in use, so it is the donor's to try.
+	 * What cannot be sealed now is safe when the donor is gone: no one else
+	 * has a descriptor or mapping to write with. */
+	if (layer_sealed(layer->fd, &sealed, NULL) < 0 || !sealed)
+		log_debug("a memory layer was filled and is too busy to be sealed");
 	log_debug("a memory layer was filled: %llu pages, %llu of them on demand, %llu us",
 		  (unsigned long long)filled->pages, (unsigned long long)filled->demanded_pages,
 		  (unsigned long long)(filled->fill_ns / 1000));

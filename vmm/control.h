@@ -188,7 +188,7 @@ struct control_child {
 	} ranges[CONTROL_CHILD_RANGES_MAX];
 };
 
-/* The layer is complete and sealed. */
+/* The layer is complete, and sealed unless its pages were too busy for that. */
 struct control_filled {
 	struct control_header header;
 	uint64_t pages;

@@ -77,7 +77,10 @@ static int filled(struct worker *w, struct ramet_err *err)
 
 	if (!rc)
 		rc = layer_seal(w->donor_layer, err);
-	if (rc)
+	/* Many guests at once may have hold of a page for a moment. Without the
+	 * seal, too, nobody can write once this process is gone: the others'
+	 * descriptors are for reading. */
+	if (rc && rc != -EBUSY)
 		return rc;
 	close_fd(&w->donor_layer);
 	donor_stats(w->donor, &stats);
