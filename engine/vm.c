@@ -94,9 +94,26 @@ static void on_refused(void *arg, uint32_t request, const struct ramet_err *err)
 		vm->events->worker.refused(vm->arg, request, err);
 }
 
+static void vm_arm(struct vm *vm)
+{
+	(void)sd_event_source_set_enabled(vm->step, SD_EVENT_ONESHOT);
+}
+
+static void on_drained(void *arg)
+{
+	struct vm *vm = arg;
+
+	if (vm->released)
+		vm_arm(vm);
+}
+
 static void on_lost(void *arg, const struct ramet_err *err)
 {
-	vm_fail(arg, err);
+	struct vm *vm = arg;
+
+	vm_fail(vm, err);
+	if (vm->released)
+		vm_arm(vm);
 }
 
 void vm_fail(struct vm *vm, const struct ramet_err *cause)
@@ -118,6 +135,7 @@ static int vm_attach(struct vm *vm, const struct worker_process *process, struct
 		.paused = on_paused,
 		.filled = on_filled,
 		.refused = on_refused,
+		.drained = on_drained,
 		.lost = on_lost,
 	};
 	cleanup_close int control = process->control_fd;
@@ -129,11 +147,6 @@ static int vm_attach(struct vm *vm, const struct worker_process *process, struct
 	if (r == 0)
 		control = -1;
 	return r;
-}
-
-static void vm_arm(struct vm *vm)
-{
-	(void)sd_event_source_set_enabled(vm->step, SD_EVENT_ONESHOT);
 }
 
 static void vm_started(void *arg, const struct worker_process *process, const struct ramet_err *err)
@@ -159,6 +172,30 @@ static void vm_started(void *arg, const struct worker_process *process, const st
 		vm_fail(vm, &cause);
 }
 
+static int vm_on_grace(sd_event_source *source, uint64_t usec, void *arg)
+{
+	(void)source;
+	(void)usec;
+	vm_kill(arg);
+	return 0;
+}
+
+/* It is killed unless it ends within `ns` from now. */
+static void vm_limit_end(struct vm *vm, uint64_t ns)
+{
+	if (vm_gone(vm) || vm->killed)
+		return;
+	vm->grace = sd_event_source_disable_unref(vm->grace);
+	if (sd_event_add_time_relative(vm->engine->loop, &vm->grace, CLOCK_MONOTONIC, ns / 1000,
+				       TIMER_ACCURACY, vm_on_grace, vm) < 0)
+		vm_kill(vm);
+}
+
+void vm_expect_end(struct vm *vm)
+{
+	vm_limit_end(vm, vm->engine->limits.end_grace);
+}
+
 /* What is left of a released vm goes as soon as its process is gone. */
 static int vm_on_step(sd_event_source *source, void *arg)
 {
@@ -171,8 +208,13 @@ static int vm_on_step(sd_event_source *source, void *arg)
 		vm_free(vm);
 		return 0;
 	}
+	if (vm->worker && worker_waiting(vm->worker)) {
+		vm_limit_end(vm, vm->engine->limits.close_deadline);
+		return 0;
+	}
 	worker_destroy(take_ptr(vm->worker));
 	close_fd(&vm->channel_fd);
+	vm_expect_end(vm);
 	return 0;
 }
 
@@ -248,23 +290,6 @@ void vm_kill(struct vm *vm)
 	(void)spawner_kill(vm->engine->spawner, vm->name); /* ESRCH: its exit is on the way */
 }
 
-static int vm_on_grace(sd_event_source *source, uint64_t usec, void *arg)
-{
-	(void)source;
-	(void)usec;
-	vm_kill(arg);
-	return 0;
-}
-
-void vm_expect_end(struct vm *vm)
-{
-	if (vm_gone(vm) || vm->killed || vm->grace)
-		return;
-	if (sd_event_add_time_relative(vm->engine->loop, &vm->grace, CLOCK_MONOTONIC,
-				       vm->engine->limits.end_grace / 1000, TIMER_ACCURACY,
-				       vm_on_grace, vm) < 0)
-		vm_kill(vm);
-}
 
 bool vm_loss(struct vm *vm, const struct ramet_err *err, struct ramet_err *cause)
 {
@@ -291,8 +316,6 @@ void vm_release(struct vm *vm)
 	memory_unpin(vm);
 	if (vm->spawning)
 		vm_kill(vm);
-	else
-		vm_expect_end(vm);
 	vm_arm(vm);
 }
 

@@ -74,9 +74,10 @@ void vm_expect_end(struct vm *vm);
  * will be known soon: then `gone` follows. */
 bool vm_loss(struct vm *vm, const struct ramet_err *err, struct ramet_err *cause);
 
-/* The owner lets go; no more events. The control socket is closed, which ends
- * the worker; it is killed if that takes longer than limits.end_grace. NULL is
- * fine. Callable from anywhere. */
+/* The owner lets go; no more events. When all that was to be sent has been, the
+ * control socket is closed, which ends the worker; it is killed if that takes
+ * longer than limits.end_grace, or limits.close_deadline if it does not read.
+ * NULL is fine. Callable from anywhere. */
 void vm_release(struct vm *vm);
 
 /* The owner hears that the vm is lost, with `cause`. */

@@ -235,8 +235,11 @@ static int worker_on_io(sd_event_source *source, int fd, uint32_t revents, void 
 
 	(void)source;
 	(void)fd;
-	if (revents & EPOLLOUT)
+	if (revents & EPOLLOUT) {
 		worker_flush(worker);
+		if (!worker_waiting(worker) && worker->callbacks.drained)
+			worker->callbacks.drained(worker->arg);
+	}
 	for (int i = 0; i < MESSAGES_PER_EVENT && r > 0 && worker->io; i++)
 		r = worker_receive(worker, &err);
 	if (r < 0) {

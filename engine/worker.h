@@ -35,6 +35,8 @@ struct worker_callbacks {
 	void (*filled)(void *arg, const struct control_filled *filled);
 	/* The worker refused `request` (enum control_type); nothing changed. */
 	void (*refused)(void *arg, uint32_t request, const struct ramet_err *err);
+	/* All requests that had to wait have been sent. */
+	void (*drained)(void *arg);
 	/* No more comes: EPROTO when the worker broke the protocol; ECONNRESET
 	 * when it closed the socket or reported its end. */
 	void (*lost)(void *arg, const struct ramet_err *err);
@@ -83,6 +85,9 @@ int worker_donate(struct worker *worker, int layer_fd, int uffd_fd, const int *s
 /* Child `id` waits for pages in `ranges` through `uffd`. -E2BIG. */
 int worker_child(struct worker *worker, uint32_t id, uint64_t base, int uffd,
 		 const struct range_list *ranges, struct ramet_err *err);
+
+/* Whether requests wait to be sent; `drained` follows. */
+bool worker_waiting(const struct worker *worker);
 
 /* Copies the last console output; returns its length. */
 size_t worker_console(const struct worker *worker, char *buf, size_t size);

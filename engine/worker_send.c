@@ -53,6 +53,11 @@ void worker_flush(struct worker *worker)
 			EPOLLIN | (STAILQ_EMPTY(&worker->waiting) ? 0u : (uint32_t)EPOLLOUT));
 }
 
+bool worker_waiting(const struct worker *worker)
+{
+	return worker->io && !STAILQ_EMPTY(&worker->waiting);
+}
+
 static struct worker_message *message_make(const void *bytes, size_t length, const int *fds,
 					   size_t nfds)
 {

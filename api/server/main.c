@@ -25,6 +25,8 @@ struct options {
 	const char *worker;
 	mode_t socket_mode;
 	unsigned int max_sandboxes;
+	unsigned int pool_size;
+	bool boot_each;
 };
 
 static const char usage_text[] =
@@ -36,6 +38,8 @@ static const char usage_text[] =
 	"  --images DIR         kernel and template images (default " DEFAULT_IMAGES ")\n"
 	"  --worker PATH        the ramet-vmm program (default: beside rametd)\n"
 	"  --max-sandboxes N    refuse to hold more than N sandboxes\n"
+	"  --pool N             idle virtual machines to keep for creates and forks\n"
+	"  --boot-each          boot every sandbox instead of copying a frozen template\n"
 	"  --version            print the version and exit\n"
 	"  --help               print this and exit\n";
 
@@ -46,6 +50,8 @@ static const struct option long_options[] = {
 	{ "images", required_argument, NULL, 'i' },
 	{ "worker", required_argument, NULL, 'w' },
 	{ "max-sandboxes", required_argument, NULL, 'n' },
+	{ "pool", required_argument, NULL, 'p' },
+	{ "boot-each", no_argument, NULL, 'b' },
 	{ "version", no_argument, NULL, 'V' },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
@@ -99,6 +105,14 @@ static int option_take(struct options *options, int option)
 		if (number_parse(optarg, 10, 1, 100000, &number))
 			return usage_error("--max-sandboxes wants a number from 1 to 100000");
 		options->max_sandboxes = (unsigned int)number;
+		return -1;
+	case 'p':
+		if (number_parse(optarg, 10, 1, 4096, &number))
+			return usage_error("--pool wants a number from 1 to 4096");
+		options->pool_size = (unsigned int)number;
+		return -1;
+	case 'b':
+		options->boot_each = true;
 		return -1;
 	case 'V':
 		(void)printf("rametd %s\n", RAMET_VERSION);
@@ -220,6 +234,8 @@ static int daemon_run(const struct options *options, struct ramet_err *err)
 		.image_dir = options->images,
 		.worker_path = options->worker,
 		.max_sandboxes = options->max_sandboxes,
+		.pool_size = options->pool_size,
+		.use_templates = !options->boot_each,
 	};
 	struct server server = { 0 };
 	struct listener listener = { .fd = -1 };
