@@ -10,10 +10,11 @@
 #define API_QUERY_PARAMS_MAX  8u
 #define API_PATH_SEGMENTS_MAX 6u
 
-#define API_CREATE_BODY_MAX  (64u * 1024)
-#define API_EXEC_BODY_MAX    (6u * CODE_LENGTH_MAX + 4096u) /* code as \u00XX escapes */
-#define API_BODIES_TOTAL_MAX (128u * 1024 * 1024)           /* JSON bodies held at one time */
-#define API_DRAIN_MAX        (16u * 1024 * 1024)            /* of a refused request's body */
+#define API_CREATE_BODY_MAX   (64u * 1024)
+#define API_FORK_CHILDREN_MAX 1024u
+#define API_EXEC_BODY_MAX     (6u * CODE_LENGTH_MAX + 4096u) /* code as \u00XX escapes */
+#define API_BODIES_TOTAL_MAX  (128u * 1024 * 1024)           /* JSON bodies held at one time */
+#define API_DRAIN_MAX         (16u * 1024 * 1024)            /* of a refused request's body */
 
 #define API_TIMEOUT_MS_MAX     (24u * 3600 * 1000)
 #define API_OUTPUT_LIMIT_MAX   (64u * 1024 * 1024)

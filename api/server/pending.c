@@ -31,3 +31,12 @@ void pending_free(struct pending *pending)
 		pending->next->prev = pending->prev;
 	free(pending);
 }
+
+void pending_release(struct request *request)
+{
+	struct pending *pending = request->state;
+
+	if (pending)
+		pending->request = NULL;
+	request->state = NULL;
+}

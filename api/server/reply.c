@@ -153,6 +153,11 @@ void reply_error(struct request *request, unsigned int status, const char *code,
 	reply_json(request, status, json_pack("{s:o}", "error", error_object(code, message)));
 }
 
+void reply_no_memory(struct request *request)
+{
+	reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, "out_of_memory", "out of memory");
+}
+
 void reply_engine_error(struct request *request, const struct ramet_err *err)
 {
 	const struct error_kind *kind = error_kind_find(err->code);

@@ -364,12 +364,24 @@ enum MHD_Result request_handle(void *server, struct MHD_Connection *connection, 
 
 struct sandbox *request_sandbox(struct request *request, bool ready)
 {
-	struct sandbox *sandbox = engine_sandbox_find(request->server->engine, request->sandbox_id);
+	return request_sandbox_by_id(request, request->sandbox_id, ready);
+}
+
+struct sandbox *request_sandbox_by_id(struct request *request, const char *id, bool ready)
+{
+	struct engine *engine = request->server->engine;
+	struct sandbox *sandbox = engine_sandbox_find(engine, id);
+	const char *merged = sandbox ? NULL : engine_merged_into(engine, id);
 	struct sandbox_info info;
 
+	if (merged) {
+		reply_error(request, MHD_HTTP_NOT_FOUND, "sandbox_merged",
+			    "sandbox \"%s\" was merged into \"%s\"; use that id", id, merged);
+		return NULL;
+	}
 	if (!sandbox) {
 		reply_error(request, MHD_HTTP_NOT_FOUND, "sandbox_not_found",
-			    "there is no sandbox \"%s\"", request->sandbox_id);
+			    "there is no sandbox \"%s\"", id);
 		return NULL;
 	}
 	if (!ready)
@@ -380,21 +392,21 @@ struct sandbox *request_sandbox(struct request *request, bool ready)
 		return sandbox;
 	case SANDBOX_FAILED:
 		reply_error(request, MHD_HTTP_CONFLICT, "sandbox_failed",
-			    "sandbox \"%s\" has failed: %s", request->sandbox_id,
+			    "sandbox \"%s\" has failed: %s", id,
 			    info.reason ? info.reason : "no reason was recorded");
 		return NULL;
 	case SANDBOX_CREATING:
 		reply_error(request, MHD_HTTP_CONFLICT, "sandbox_not_ready",
-			    "sandbox \"%s\" is still being created", request->sandbox_id);
+			    "sandbox \"%s\" is still being created", id);
 		return NULL;
 	case SANDBOX_PAUSED:
 		reply_error(request, MHD_HTTP_CONFLICT, "sandbox_paused",
-			    "sandbox \"%s\" is paused; resume it first", request->sandbox_id);
+			    "sandbox \"%s\" is paused; resume it first", id);
 		return NULL;
 	case SANDBOX_CLOSING:
 		break;
 	}
 	reply_error(request, MHD_HTTP_CONFLICT, "sandbox_closing", "sandbox \"%s\" is being closed",
-		    request->sandbox_id);
+		    id);
 	return NULL;
 }

@@ -40,6 +40,7 @@ struct request {
 	bool target_too_long;
 	struct uri uri;
 	const char *sandbox_id; /* from the path; NULL on routes without */
+	const char *other_id;   /* the second one in the path; NULL */
 	const struct request_ops *ops;
 	void *state; /* the route's own, freed by its release() */
 	uint64_t start_ns;
@@ -80,6 +81,8 @@ void request_body_free(struct request *request);
 /* The sandbox named in the path; answers 404 or, with `ready` and the sandbox
  * not ready, 409, and returns NULL. Valid until the next return to the loop. */
 struct sandbox *request_sandbox(struct request *request, bool ready);
+/* The same for any id. */
+struct sandbox *request_sandbox_by_id(struct request *request, const char *id, bool ready);
 
 /* ---- router.c ---- */
 
@@ -139,6 +142,17 @@ bool name_valid(const char *text, size_t max);
 /* The "path" parameter: absolute, of a sane length; else answers 400, NULL. */
 const char *request_guest_path(struct request *request);
 
+/* ---- sandbox_json.c ---- */
+
+/* What is known of a sandbox, and what its creation took. */
+json_t *sandbox_json(const struct sandbox *sandbox);
+json_t *timings_json(const struct sandbox_timings *timings);
+
+/* Adds the pairs of `object` (NULL: none) to `metadata`; they live as long as
+ * the object. Answers 400 and returns false when they are not acceptable. */
+bool metadata_read(struct request *request, json_t *object, size_t *count,
+		   const char *metadata[METADATA_MAX][2]);
+
 /* ---- pending.c: engine calls that outlive their request ---- */
 
 struct pending {
@@ -151,10 +165,18 @@ struct pending {
 struct pending *pending_new(struct request *request);
 void pending_free(struct pending *pending);
 
+/* A request_ops.release for routes whose state is a struct pending: the engine
+ * call goes on without the client. */
+void pending_release(struct request *request);
+
+/* Answers 503. */
+void reply_no_memory(struct request *request);
+
 /* ---- the routes ---- */
 
 extern const struct request_ops route_create, route_sandboxes, route_info, route_delete,
 	route_console, route_exec, route_upload, route_download, route_list, route_healthz,
-	route_version, route_capacity;
+	route_version, route_capacity, route_fork, route_merge, route_pause, route_resume,
+	route_tree;
 
 #endif

@@ -10,53 +10,6 @@
 
 #define MIB (1024u * 1024)
 
-static const char *state_name(enum sandbox_state state)
-{
-	switch (state) {
-	case SANDBOX_CREATING:
-		return "creating";
-	case SANDBOX_READY:
-		return "ready";
-	case SANDBOX_FAILED:
-		return "failed";
-	case SANDBOX_CLOSING:
-		return "closing";
-	case SANDBOX_PAUSED:
-		return "paused";
-	}
-	return "unknown";
-}
-
-static json_t *phases_json(const struct sandbox_timings *timings)
-{
-	return json_pack("{s:o, s:o, s:o, s:o}", "spawn_ms", json_ms(timings->spawn_ns), "setup_ms",
-			 json_ms(timings->setup_ns), "boot_ms", json_ms(timings->boot_ns),
-			 "total_ms", json_ms(timings->total_ns));
-}
-
-static json_t *sandbox_json(const struct sandbox *sandbox)
-{
-	struct sandbox_info info;
-	json_t *metadata, *object;
-
-	sandbox_info(sandbox, &info);
-	metadata = json_object();
-	for (size_t i = 0; i < info.metadata_count; i++)
-		(void)json_object_set_new(metadata, info.metadata[i][0],
-					  json_string(info.metadata[i][1]));
-	object = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:o, s:o, s:{s:i, s:i}, s:o}", "id",
-			   info.id, "state", state_name(info.state), "template", info.template_name,
-			   "memory_mb", (json_int_t)(info.memory_bytes / MIB), "isolation",
-			   info.isolation == ISOLATION_FAST ? "fast" : "full", "kernel",
-			   info.kernel ? info.kernel : "", "created_at",
-			   json_time((int64_t)info.created_wall_ns), "metadata", metadata, "execs",
-			   "running", (int)info.exec_running, "waiting", (int)info.exec_waiting,
-			   "create_timings", phases_json(&info.timings));
-	if (object && info.reason)
-		(void)json_object_set_new(object, "reason", json_string(info.reason));
-	return object;
-}
-
 /* ---- create ---- */
 
 static const struct field create_fields[] = {
@@ -67,33 +20,6 @@ static const struct field create_fields[] = {
 	{ .name = "plain", .type = FIELD_BOOLEAN },
 	{ .name = NULL },
 };
-
-static bool metadata_read(struct request *request, json_t *metadata, struct sandbox_params *params)
-{
-	const char *key;
-	json_t *value;
-
-	if (json_object_size(metadata) > METADATA_MAX) {
-		reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
-			    "\"metadata\" has more than %d entries", METADATA_MAX);
-		return false;
-	}
-	json_object_foreach(metadata, key, value)
-	{
-		if (!*key || strlen(key) > API_METADATA_KEY_MAX || !json_is_string(value) ||
-		    json_string_length(value) > API_METADATA_VALUE_MAX ||
-		    strlen(json_string_value(value)) != json_string_length(value)) {
-			reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
-				    "\"metadata\" maps names of 1 to %u bytes to strings of at "
-				    "most %u bytes without NUL; \"%.64s\" does not",
-				    API_METADATA_KEY_MAX, API_METADATA_VALUE_MAX, key);
-			return false;
-		}
-		params->metadata[params->metadata_count][0] = key;
-		params->metadata[params->metadata_count++][1] = json_string_value(value);
-	}
-	return true;
-}
 
 static bool params_read(struct request *request, json_t *body, struct sandbox_params *params)
 {
@@ -118,7 +44,8 @@ static bool params_read(struct request *request, json_t *body, struct sandbox_pa
 	params->memory_bytes =
 		(uint64_t)json_integer_value(json_object_get(body, "memory_mb")) * MIB;
 	params->plain = json_is_true(json_object_get(body, "plain"));
-	return metadata_read(request, json_object_get(body, "metadata"), params);
+	return metadata_read(request, json_object_get(body, "metadata"), &params->metadata_count,
+			     params->metadata);
 }
 
 static void created(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
@@ -144,7 +71,7 @@ static void created(void *arg, struct sandbox *sandbox, const struct ramet_err *
 	sandbox_info(sandbox, &info);
 	object = sandbox_json(sandbox);
 	if (object)
-		(void)json_object_set_new(object, "timings", phases_json(&info.timings));
+		(void)json_object_set_new(object, "timings", timings_json(&info.timings));
 	(void)snprintf(location, sizeof(location), "/v1/sandboxes/%s", info.id);
 	reply_json(request, MHD_HTTP_CREATED, object);
 	if (request->response)
@@ -179,16 +106,6 @@ static void create_end(struct request *request)
 	}
 	pending_free(pending);
 	reply_engine_error(request, &err);
-}
-
-/* The engine call goes on without the client. */
-static void pending_release(struct request *request)
-{
-	struct pending *pending = request->state;
-
-	if (pending)
-		pending->request = NULL;
-	request->state = NULL;
 }
 
 const struct request_ops route_create = {
@@ -234,8 +151,7 @@ static void console_end(struct request *request)
 		return;
 	text = malloc(API_CONSOLE_MAX);
 	if (!text) {
-		reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, "out_of_memory",
-			    "out of memory");
+		reply_no_memory(request);
 		return;
 	}
 	reply_bytes(request, "application/octet-stream", text,
@@ -267,16 +183,23 @@ static void closed(void *arg, struct sandbox *sandbox, const struct ramet_err *e
 
 static void delete_end(struct request *request)
 {
-	struct sandbox *sandbox = request_sandbox(request, false);
+	const char *merged = engine_merged_into(request->server->engine, request->sandbox_id);
+	struct sandbox *sandbox;
 	struct ramet_err err = { 0 };
 	struct pending *pending;
 
+	if (merged) { /* its guest is another sandbox's now */
+		reply_json(request, MHD_HTTP_OK,
+			   json_pack("{s:s, s:s, s:s}", "id", request->sandbox_id, "state",
+				     "merged", "merged_into", merged));
+		return;
+	}
+	sandbox = request_sandbox(request, false);
 	if (!sandbox)
 		return;
 	pending = pending_new(request);
 	if (!pending) {
-		reply_error(request, MHD_HTTP_SERVICE_UNAVAILABLE, "out_of_memory",
-			    "out of memory");
+		reply_no_memory(request);
 		return;
 	}
 	(void)snprintf(pending->id, sizeof(pending->id), "%s", request->sandbox_id);

@@ -15,6 +15,11 @@ static const struct resource resources[] = {
 	{ { "v1", "sandboxes", "", "files" }, .get = &route_download, .put = &route_upload },
 	{ { "v1", "sandboxes", "", "files", "list" }, .get = &route_list },
 	{ { "v1", "sandboxes", "", "console" }, .get = &route_console },
+	{ { "v1", "sandboxes", "", "fork" }, .post = &route_fork },
+	{ { "v1", "sandboxes", "", "merge_into", "" }, .post = &route_merge },
+	{ { "v1", "sandboxes", "", "pause" }, .post = &route_pause },
+	{ { "v1", "sandboxes", "", "resume" }, .post = &route_resume },
+	{ { "v1", "tree" }, .get = &route_tree },
 	{ { "v1", "healthz" }, .get = &route_healthz },
 	{ { "v1", "version" }, .get = &route_version },
 	{ { "v1", "capacity" }, .get = &route_capacity },
@@ -88,13 +93,20 @@ void request_route(struct request *request, const char *method)
 		reply_not_allowed(request, found, method);
 		return;
 	}
-	if (found->segments[2] && !*found->segments[2]) {
-		request->sandbox_id = request->uri.segments[2];
-		if (!sandbox_id_valid(request->sandbox_id)) {
+	for (size_t i = 0; i < API_PATH_SEGMENTS_MAX && found->segments[i]; i++) {
+		const char *id = request->uri.segments[i];
+
+		if (*found->segments[i])
+			continue;
+		if (!sandbox_id_valid(id)) {
 			reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_id",
 				    "a sandbox id is \"sbx_\" with lower-case letters and digits");
 			return;
 		}
+		if (!request->sandbox_id)
+			request->sandbox_id = id;
+		else
+			request->other_id = id;
 	}
 	request->ops = ops;
 }
