@@ -4,6 +4,7 @@
 
     with Sandbox() as sb:
         print(sb.run_code("1 + 1").stdout)
+        a, b = sb.fork(n=2)            # two copies of it, as it is now
 
 Every sandbox is a Linux virtual machine of its own. Only the standard library
 is needed; a running ``rametd`` is reached through its Unix socket.
@@ -12,6 +13,7 @@ is needed; a running ``rametd`` is reached through its Unix socket.
 from ._errors import (
     ConflictError,
     DaemonUnreachableError,
+    ForkError,
     GatewayTimeoutError,
     InvalidRequestError,
     LimitError,
@@ -22,7 +24,7 @@ from ._errors import (
     ServerError,
     UnavailableError,
 )
-from ._sandbox import Sandbox
+from ._sandbox import Sandbox, tree
 from ._types import ExecEvent, ExecResult, FileEntry, SandboxInfo, Upload
 
 __version__ = "0.1.0"
@@ -33,6 +35,7 @@ __all__ = [
     "ExecEvent",
     "ExecResult",
     "FileEntry",
+    "ForkError",
     "GatewayTimeoutError",
     "InvalidRequestError",
     "LimitError",
@@ -45,4 +48,5 @@ __all__ = [
     "ServerError",
     "UnavailableError",
     "Upload",
+    "tree",
 ]

@@ -1,6 +1,9 @@
 """The exceptions of this package, all of them RametError."""
 
-from typing import Dict, Optional, Type
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Type
+
+if TYPE_CHECKING:
+    from ._sandbox import Sandbox
 
 
 class RametError(Exception):
@@ -30,7 +33,7 @@ class NotFoundError(RametError):
 
 
 class ConflictError(RametError):
-    """The sandbox is not in a state for this: failed, closing, not ready."""
+    """The sandbox is not in a state for this: failed, closing, paused, being forked."""
 
 
 class LimitError(RametError):
@@ -54,7 +57,31 @@ class DaemonUnreachableError(RametError):
 
 
 class SandboxClosedError(RametError):
-    """This Sandbox object was closed."""
+    """This Sandbox object was closed, or its sandbox was merged into another."""
+
+
+class ForkError(RametError):
+    """Some children of a fork could not be made; the parent goes on.
+
+    ``children`` has a Sandbox, or None where one failed, for each child that
+    was asked for; those that exist are the caller's to use or close.
+    ``errors`` has, in the same order, None or what went wrong. ``code`` is
+    that of the first error.
+    """
+
+    def __init__(
+        self,
+        children: "Sequence[Optional[Sandbox]]",
+        errors: Sequence[Optional[RametError]],
+    ) -> None:
+        failed = [error for error in errors if error is not None]
+        super().__init__(
+            f"{len(failed)} of {len(errors)} children failed: {failed[0].message}",
+            failed[0].code,
+            failed[0].status,
+        )
+        self.children: "List[Optional[Sandbox]]" = list(children)
+        self.errors: List[Optional[RametError]] = list(errors)
 
 
 _BY_STATUS: Dict[int, Type[RametError]] = {

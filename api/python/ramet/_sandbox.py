@@ -8,7 +8,14 @@ from types import TracebackType
 from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Type, Union
 from urllib.parse import quote
 
-from ._errors import DaemonUnreachableError, NotFoundError, SandboxClosedError, error_for
+from ._errors import (
+    DaemonUnreachableError,
+    ForkError,
+    NotFoundError,
+    RametError,
+    SandboxClosedError,
+    error_for,
+)
 from ._transport import Transport
 from ._types import ExecEvent, ExecResult, FileEntry, SandboxInfo, Upload
 
@@ -58,27 +65,37 @@ class Sandbox:
             request["plain"] = True
         transport = Transport.shared(socket)
         reply = transport.call("POST", "/v1/sandboxes", request)
-        self._attach(transport, reply["id"])
-        #: Milliseconds that the creation took: spawn_ms, setup_ms, boot_ms, total_ms.
-        self.timings: Dict[str, float] = dict(reply["timings"])
+        self._attach(transport, reply)
 
-    def _attach(self, transport: Transport, sandbox_id: str) -> None:
+    def _attach(self, transport: Transport, reply: Mapping[str, Any]) -> None:
         self._transport = transport
-        self._base = "/v1/sandboxes/" + quote(sandbox_id, safe="")
         self._lock = threading.Lock()
         self._closed = False
+        self._merged_into: Optional[str] = None
         #: The sandbox's id, "sbx_...".
-        self.id: str = sandbox_id
+        self.id: str = reply["id"]
+        self._base = "/v1/sandboxes/" + quote(self.id, safe="")
+        #: Milliseconds that making it took, phase by phase; total_ms in all.
+        self.timings: Dict[str, float] = dict(reply["create_timings"])
+        #: The id of the sandbox that it was forked from, or None.
+        self.parent_id: Optional[str] = reply["parent"]
+        #: Which child of that fork it is, from 0; None when it is no fork.
+        self.fork_index: Optional[int] = reply.get("fork_index")
+        #: Milliseconds that the last fork() of this sandbox took, phase by phase.
+        self.fork_timings: Dict[str, float] = {}
+
+    @classmethod
+    def _from_reply(cls, transport: Transport, reply: Mapping[str, Any]) -> "Sandbox":
+        sandbox = cls.__new__(cls)
+        sandbox._attach(transport, reply)
+        return sandbox
 
     @classmethod
     def connect(cls, sandbox_id: str, *, socket: Optional[str] = None) -> "Sandbox":
         """Attaches to a sandbox that exists. Closing this object destroys it too."""
         transport = Transport.shared(socket)
         reply = transport.call("GET", "/v1/sandboxes/" + quote(sandbox_id, safe=""))
-        sandbox = cls.__new__(cls)
-        sandbox._attach(transport, reply["id"])
-        sandbox.timings = dict(reply["create_timings"])
-        return sandbox
+        return cls._from_reply(transport, reply)
 
     @staticmethod
     def list(*, socket: Optional[str] = None) -> "List[SandboxInfo]":
@@ -211,6 +228,79 @@ class Sandbox:
         reply = self._transport.call("GET", self._files("/list", path))
         return [FileEntry.from_reply(entry) for entry in reply["entries"]]
 
+    # ---- forks ----
+
+    def fork(
+        self,
+        n: int = 1,
+        *,
+        metadata: Optional[Mapping[str, str]] = None,
+        keep_random: bool = False,
+    ) -> "List[Sandbox]":
+        """Makes n copies of the sandbox as it is at this moment, and returns them.
+
+        Memory, variables, processes, files, open files: everything goes on in
+        every child and, undisturbed, in this sandbox. Each child then goes its
+        own way; memory that nobody changes is shared. Code that runs during the
+        fork goes on in the children as well, where its output is dropped.
+
+        n: how many, up to 1024.
+        metadata: labels of the children; None: the same as this sandbox's.
+        keep_random: Python's ``random`` (and numpy's) go on from the same
+            state in every child; by default each child has its own numbers.
+            The kernel's random numbers differ in any case.
+
+        Raises ForkError, which has the children that are well, when some
+        could not be made.
+        """
+        self._check_open()
+        request: Dict[str, Any] = {"n": n}
+        if metadata is not None:
+            request["metadata"] = dict(metadata)
+        if keep_random:
+            request["keep_random"] = True
+        reply = self._transport.call("POST", self._base + "/fork", request)
+        self.fork_timings = dict(reply["timings"])
+        children: "List[Optional[Sandbox]]" = []
+        errors: "List[Optional[RametError]]" = []
+        for item in reply["children"]:
+            error = item.get("error")
+            children.append(None if error else self._from_reply(self._transport, item))
+            errors.append(error_for(None, error["code"], error["message"]) if error else None)
+        if any(errors):
+            raise ForkError(children, errors)
+        return [child for child in children if child is not None]
+
+    def merge_into(self, winner: "Sandbox") -> None:
+        """Goes on as ``winner``: from now on this object and its id are the winner's machine.
+
+        What this sandbox was before ends. The id, the metadata and the place in
+        the tree stay; everything in the machine is the winner's, code that runs
+        in it included. ``winner.close()`` does nothing afterwards, and any
+        other use of that object raises SandboxClosedError. Both must be of one
+        fork tree.
+        """
+        self._check_open()
+        winner._check_open()
+        self._transport.call("POST", f"{self._base}/merge_into/{quote(winner.id, safe='')}")
+        with winner._lock:
+            winner._merged_into = self.id
+            winner._closed = True
+
+    def pause(self) -> SandboxInfo:
+        """Stops the machine where it is, until resume(). Its clocks go on.
+
+        Code and files are refused with ConflictError meanwhile; what is under
+        way goes on afterwards.
+        """
+        self._check_open()
+        return SandboxInfo.from_reply(self._transport.call("POST", self._base + "/pause"))
+
+    def resume(self) -> SandboxInfo:
+        """Lets a paused machine go on."""
+        self._check_open()
+        return SandboxInfo.from_reply(self._transport.call("POST", self._base + "/resume"))
+
     # ---- the sandbox ----
 
     def info(self) -> SandboxInfo:
@@ -235,6 +325,11 @@ class Sandbox:
             pass  # somebody else was faster
 
     def _check_open(self) -> None:
+        if self._merged_into is not None:
+            raise SandboxClosedError(
+                f"sandbox {self.id} was merged into {self._merged_into}; use that one",
+                "sandbox_merged",
+            )
         if self._closed:
             raise SandboxClosedError(f"sandbox {self.id} was closed", "sandbox_closed")
 
@@ -250,4 +345,14 @@ class Sandbox:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Sandbox {self.id}{' closed' if self._closed else ''}>"
+        state = " merged" if self._merged_into else " closed" if self._closed else ""
+        return f"<Sandbox {self.id}{state}>"
+
+
+def tree(socket: Optional[str] = None) -> List[SandboxInfo]:
+    """All sandboxes in the order of their fork tree, each after its parent.
+
+    ``tree_depth`` of each says how far below the topmost of them it stands.
+    """
+    reply = Transport.shared(socket).call("GET", "/v1/tree")
+    return [SandboxInfo.from_reply(item) for item in reply["sandboxes"]]

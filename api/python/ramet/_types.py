@@ -133,7 +133,17 @@ class ExecEvent:
 
 @dataclass(frozen=True)
 class SandboxInfo:
-    """What the daemon knows about a sandbox."""
+    """What the daemon knows about a sandbox.
+
+    ``state`` is "creating", "ready", "paused", "failed" or "closing".
+    ``parent_id`` is whose fork it is, or None, and ``fork_index`` its place
+    among the children of that fork; the parent may be gone. ``depth`` counts
+    the forks since the first of its line, ``children`` those of its own that
+    exist. ``generation`` is a UUID that no other copy of the guest has.
+    ``memory`` says what it shares: ``layers`` mapped in ``extents`` pieces,
+    ``shared_mb`` in all. ``tree_depth`` is how far to indent it in a tree(),
+    where each sandbox follows its parent; None elsewhere.
+    """
 
     id: str
     state: str
@@ -147,6 +157,13 @@ class SandboxInfo:
     execs_waiting: int
     create_timings: Dict[str, float]
     reason: Optional[str] = None
+    parent_id: Optional[str] = None
+    fork_index: Optional[int] = None
+    depth: int = 0
+    children: int = 0
+    generation: Optional[str] = None
+    memory: Dict[str, int] = field(default_factory=dict)
+    tree_depth: Optional[int] = None
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> "SandboxInfo":
@@ -163,6 +180,13 @@ class SandboxInfo:
             execs_waiting=reply["execs"]["waiting"],
             create_timings=dict(reply["create_timings"]),
             reason=reply.get("reason"),
+            parent_id=reply["parent"],
+            fork_index=reply.get("fork_index"),
+            depth=reply["depth"],
+            children=reply["children"],
+            generation=reply["generation"],
+            memory=dict(reply["memory"]),
+            tree_depth=reply.get("tree_depth"),
         )
 
 
