@@ -161,12 +161,16 @@ void reply_no_memory(struct request *request)
 void reply_engine_error(struct request *request, const struct ramet_err *err)
 {
 	const struct error_kind *kind = error_kind_find(err->code);
+	unsigned int status = kind->status;
 	const char *code = kind->code;
 
 	if (err->code == ENOENT && request->ops && request->ops->missing)
 		code = request->ops->missing;
 	if (err->code == EIO && request->ops && request->ops->failed)
 		code = request->ops->failed;
-	reply_error(request, kind->status, code, "%s",
-		    err->msg[0] ? err->msg : "the operation failed");
+	if (err->code == EBUSY && request->ops && request->ops->busy) {
+		status = MHD_HTTP_CONFLICT;
+		code = request->ops->busy;
+	}
+	reply_error(request, status, code, "%s", err->msg[0] ? err->msg : "the operation failed");
 }

@@ -22,6 +22,7 @@ struct request_ops {
 	const char *const *params; /* allowed query parameters, NULL-terminated; NULL: none */
 	const char *missing; /* error code for ENOENT from the engine; NULL: the general one */
 	const char *failed;  /* the same for EIO */
+	const char *busy;    /* error code of a 409 for EBUSY; NULL: EBUSY is a limit, 429 */
 	void (*begin)(struct request *request);
 	/* Takes body bytes; returns how many. When it takes fewer it must have
 	 * arranged for request_wake(). NULL: the request has no body. */

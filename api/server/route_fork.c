@@ -114,6 +114,7 @@ static void fork_end(struct request *request)
 
 const struct request_ops route_fork = {
 	.json_max = API_CREATE_BODY_MAX,
+	.busy = "sandbox_busy",
 	.end = fork_end,
 	.release = pending_release,
 };
@@ -159,7 +160,11 @@ static void merge_end(struct request *request)
 	request->state = pending;
 }
 
-const struct request_ops route_merge = { .end = merge_end, .release = pending_release };
+const struct request_ops route_merge = {
+	.busy = "sandbox_busy",
+	.end = merge_end,
+	.release = pending_release,
+};
 
 static void pause_end(struct request *request)
 {
@@ -182,7 +187,11 @@ static void pause_end(struct request *request)
 	request->state = pending;
 }
 
-const struct request_ops route_pause = { .end = pause_end, .release = pending_release };
+const struct request_ops route_pause = {
+	.busy = "sandbox_busy",
+	.end = pause_end,
+	.release = pending_release,
+};
 
 static void resume_end(struct request *request)
 {

@@ -79,11 +79,12 @@ static void capacity_end(struct request *request)
 	engine_sandbox_each(server->engine, usage_add, &usage);
 	engine_counts(server->engine, &counts);
 	reply_json(request, MHD_HTTP_OK,
-		   json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I}, s:{s:I}, s:{s:I, s:I, s:I}}",
+		   json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:{s:I}, s:{s:I, s:I, s:I}}",
 			     "sandboxes", "max", (json_int_t)counts.max_sandboxes, "total",
 			     (json_int_t)counts.total, "creating", (json_int_t)counts.creating,
-			     "ready", (json_int_t)counts.ready, "failed", (json_int_t)counts.failed,
-			     "closing", (json_int_t)counts.closing, "execs", "running", usage.execs,
+			     "ready", (json_int_t)counts.ready, "paused", (json_int_t)counts.paused,
+			     "failed", (json_int_t)counts.failed, "closing",
+			     (json_int_t)counts.closing, "execs", "running", usage.execs,
 			     "memory_mb", "host_total", total, "host_available", available,
 			     "sandboxes", (json_int_t)(usage.memory_bytes / (1024 * 1024))));
 }
