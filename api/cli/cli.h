@@ -34,6 +34,11 @@ int verb_exec(struct cli *cli, int argc, char **argv);
 int verb_cp(struct cli *cli, int argc, char **argv);
 int verb_ls(struct cli *cli, int argc, char **argv);
 int verb_rm(struct cli *cli, int argc, char **argv);
+int verb_fork(struct cli *cli, int argc, char **argv);
+int verb_merge(struct cli *cli, int argc, char **argv);
+int verb_pause(struct cli *cli, int argc, char **argv);
+int verb_resume(struct cli *cli, int argc, char **argv);
+int verb_tree(struct cli *cli, int argc, char **argv);
 int verb_info(struct cli *cli, int argc, char **argv);
 int verb_console(struct cli *cli, int argc, char **argv);
 int verb_doctor(struct cli *cli, int argc, char **argv);
@@ -66,8 +71,23 @@ int cli_options(struct cli *cli, int argc, char **argv);
  * terminal would obey, as \xNN. */
 void print_safe(FILE *out, const char *text);
 
+/* Adds NAME=VALUE to the object "metadata" of a request. -1: go on. */
+int cli_metadata(struct cli *cli, json_t *body, const char *pair);
+
+/* A reply on stdout, as --json wants it. */
+void print_json(const json_t *reply);
+
+/* "<what> in 12.3 ms (phase 1.2, ...)" on stderr, from a reply's "timings". */
+void print_timings(const char *what, const json_t *reply);
+
 /* Flushes stdout; CLI_FAILED when what was printed could not be written. */
 int cli_finish(void);
+
+/* ---- fork_trace.c ---- */
+
+/* Writes a fork's reply as a trace in Chrome's format to `out`. CLI_FAILED when
+ * it could not be written; `path` is for the complaint. */
+int fork_trace_write(FILE *out, const char *path, const json_t *reply);
 
 /* ---- client.c: HTTP on the Unix socket ---- */
 

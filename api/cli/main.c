@@ -45,6 +45,26 @@ static const struct verb {
 	  "usage: ramet rm [options] ID...\n"
 	  "\n"
 	  "  --all                  close every sandbox\n" },
+	{ "fork", verb_fork, "copy a running sandbox as it is now",
+	  "usage: ramet fork [options] ID\n"
+	  "\n"
+	  "  -n, --children N       how many copies (default 1)\n"
+	  "  --keep-random          Python's random modules go on alike in all of them\n"
+	  "  --metadata NAME=VALUE  a label of the copies (default: the parent's); may be "
+	  "repeated\n"
+	  "  --trace FILE           write where the time went, for chrome://tracing or Perfetto\n"
+	  "\n"
+	  "Prints the ids of the copies, one per line. The exit status is 1 when one failed;\n"
+	  "the others exist nevertheless.\n" },
+	{ "merge", verb_merge, "let a sandbox go on as one of its forks",
+	  "usage: ramet merge [options] PARENT WINNER\n"
+	  "\n"
+	  "The id PARENT is WINNER's machine from then on; what PARENT was before ends.\n" },
+	{ "pause", verb_pause, "stop a sandbox where it is", "usage: ramet pause [options] ID\n" },
+	{ "resume", verb_resume, "let a paused sandbox go on",
+	  "usage: ramet resume [options] ID\n" },
+	{ "tree", verb_tree, "draw the sandboxes as the tree of their forks",
+	  "usage: ramet tree [options]\n" },
 	{ "info", verb_info, "show one sandbox", "usage: ramet info [options] ID\n" },
 	{ "console", verb_console, "show the last console output of a sandbox",
 	  "usage: ramet console [options] ID\n" },

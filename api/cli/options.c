@@ -2,6 +2,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/cli/cli.h"
@@ -72,6 +73,54 @@ void print_safe(FILE *out, const char *text)
 		else
 			(void)fputc(c, out);
 	}
+}
+
+int cli_metadata(struct cli *cli, json_t *body, const char *pair)
+{
+	json_t *metadata = json_object_get(body, "metadata");
+	const char *equals = strchr(pair, '=');
+	char *name;
+	int ret;
+
+	if (!equals || equals == pair)
+		return cli_usage(cli, "--metadata wants NAME=VALUE, not \"%s\"", pair);
+	if (!metadata) {
+		metadata = json_object();
+		(void)json_object_set_new(body, "metadata", metadata);
+	}
+	name = strndup(pair, (size_t)(equals - pair));
+	ret = name ? json_object_set_new(metadata, name, json_string(equals + 1)) : -1;
+	free(name);
+	if (ret)
+		return cli_usage(cli, "--metadata \"%s\" is not UTF-8", pair);
+	return -1;
+}
+
+void print_json(const json_t *reply)
+{
+	(void)json_dumpf(reply, stdout, JSON_COMPACT | JSON_REAL_PRECISION(15));
+	(void)putchar('\n');
+}
+
+void print_timings(const char *what, const json_t *reply)
+{
+	json_t *timings = json_object_get(reply, "timings");
+	const char *key, *gap = " (";
+	json_t *value;
+
+	(void)fprintf(stderr, "%s in %.1f ms", what,
+		      json_number_value(json_object_get(timings, "total_ms")));
+	json_object_foreach(timings, key, value)
+	{
+		if (!strcmp(key, "total_ms"))
+			continue;
+		(void)fputs(gap, stderr);
+		for (const char *c = key; *c && strcmp(c, "_ms") != 0; c++)
+			(void)fputc(*c == '_' ? ' ' : *c, stderr);
+		(void)fprintf(stderr, " %.1f", json_number_value(value));
+		gap = ", ";
+	}
+	(void)fputs(*gap == ',' ? ")\n" : "\n", stderr);
 }
 
 int cli_finish(void)

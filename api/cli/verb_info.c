@@ -43,8 +43,7 @@ int verb_info(struct cli *cli, int argc, char **argv)
 	if (status)
 		return status;
 	if (cli->json) {
-		(void)json_dumpf(reply.json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(15));
-		(void)putchar('\n');
+		print_json(reply.json);
 	} else {
 		json_object_foreach(
 			reply.json, key,

@@ -77,8 +77,7 @@ int verb_ls(struct cli *cli, int argc, char **argv)
 	if (status)
 		return status;
 	if (cli->json) {
-		(void)json_dumpf(reply.json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(15));
-		(void)putchar('\n');
+		print_json(reply.json);
 	} else if (id) {
 		files_print(reply.json);
 	} else {

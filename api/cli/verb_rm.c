@@ -15,8 +15,7 @@ static int sandbox_remove(const struct cli *cli, const char *id)
 		path ? client_call(cli, "DELETE", path, NULL, &reply) : cli_fail("out of memory");
 
 	if (!status && cli->json) {
-		(void)json_dumpf(reply.json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(15));
-		(void)putchar('\n');
+		print_json(reply.json);
 	}
 	reply_clear(&reply);
 	return status;

@@ -1,0 +1,59 @@
+/* ramet merge, ramet pause, ramet resume: what changes a sandbox as a whole. */
+#include <string.h>
+
+#include "api/cli/cli.h"
+#include "lib/cleanup.h"
+
+static int change_run(const struct cli *cli, const char *id, const char *rest, const char *what)
+{
+	cleanup_free char *path = client_path(id, rest, NULL);
+	struct reply reply = { 0 };
+	int status =
+		path ? client_call(cli, "POST", path, NULL, &reply) : cli_fail("out of memory");
+
+	if (status)
+		return status;
+	if (cli->json)
+		print_json(reply.json);
+	else
+		print_timings(what, reply.json);
+	reply_clear(&reply);
+	return cli_finish();
+}
+
+int verb_merge(struct cli *cli, int argc, char **argv)
+{
+	cleanup_free char *winner = NULL, *rest = NULL;
+	int status = cli_options(cli, argc, argv);
+
+	if (status >= 0)
+		return status;
+	if (argc - optind != 2)
+		return cli_usage(cli, "merge wants two ids");
+	winner = client_path(argv[optind + 1], "", NULL);
+	if (!winner || asprintf(&rest, "/merge_into%s", strrchr(winner, '/')) < 0)
+		return cli_fail("out of memory");
+	return change_run(cli, argv[optind], rest, "merged");
+}
+
+int verb_pause(struct cli *cli, int argc, char **argv)
+{
+	int status = cli_options(cli, argc, argv);
+
+	if (status >= 0)
+		return status;
+	if (argc - optind != 1)
+		return cli_usage(cli, "pause wants one id");
+	return change_run(cli, argv[optind], "/pause", "paused");
+}
+
+int verb_resume(struct cli *cli, int argc, char **argv)
+{
+	int status = cli_options(cli, argc, argv);
+
+	if (status >= 0)
+		return status;
+	if (argc - optind != 1)
+		return cli_usage(cli, "resume wants one id");
+	return change_run(cli, argv[optind], "/resume", "resumed");
+}
