@@ -130,6 +130,7 @@ void engine_counts(const struct engine *engine, struct engine_counts *counts)
 		c.closing += s->state == SANDBOX_CLOSING;
 		c.paused += s->state == SANDBOX_PAUSED;
 	}
+	pool_count_all(engine, &c.shells_ready, &c.shells_starting);
 	*counts = c;
 }
 

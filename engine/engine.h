@@ -47,6 +47,7 @@ struct engine_counts {
 	unsigned int creating, ready, failed, closing, paused;
 	unsigned int total; /* what counts against max_sandboxes */
 	unsigned int max_sandboxes;
+	unsigned int shells_ready, shells_starting; /* idle, for creates and forks to come */
 };
 
 void engine_counts(const struct engine *engine, struct engine_counts *counts);

@@ -280,6 +280,18 @@ unsigned int pool_ready(const struct engine *engine, const struct pool_kind *kin
 	return pool ? pool->idle_count : 0;
 }
 
+void pool_count_all(const struct engine *engine, unsigned int *ready, unsigned int *starting)
+{
+	const struct pool *pool;
+
+	*ready = *starting = 0;
+	LIST_FOREACH(pool, &engine->pools, link)
+	{
+		*ready += pool->idle_count;
+		*starting += pool->starting_count;
+	}
+}
+
 int pool_reserve(struct engine *engine, const struct pool_kind *kind, struct pool_request *request,
 		 unsigned int count, pool_cb done, void *arg, struct ramet_err *err)
 {

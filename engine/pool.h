@@ -68,6 +68,9 @@ void pool_touch(struct engine *engine, const struct pool_kind *kind);
 /* Counts shells that are ready now. */
 unsigned int pool_ready(const struct engine *engine, const struct pool_kind *kind);
 
+/* Counts idle shells of every kind. */
+void pool_count_all(const struct engine *engine, unsigned int *ready, unsigned int *starting);
+
 /* Ends all pools; nobody may wait any more. */
 void pool_destroy_all(struct engine *engine);
 

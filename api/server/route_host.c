@@ -64,6 +64,15 @@ static int host_memory(json_int_t *total, json_int_t *available)
 	return found == 2 ? 0 : -EIO;
 }
 
+static json_t *counts_json(const struct engine_counts *counts)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "max",
+			 (json_int_t)counts->max_sandboxes, "total", (json_int_t)counts->total,
+			 "creating", (json_int_t)counts->creating, "ready",
+			 (json_int_t)counts->ready, "paused", (json_int_t)counts->paused, "failed",
+			 (json_int_t)counts->failed, "closing", (json_int_t)counts->closing);
+}
+
 static void capacity_end(struct request *request)
 {
 	struct server *server = request->server;
@@ -79,14 +88,12 @@ static void capacity_end(struct request *request)
 	engine_sandbox_each(server->engine, usage_add, &usage);
 	engine_counts(server->engine, &counts);
 	reply_json(request, MHD_HTTP_OK,
-		   json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:{s:I}, s:{s:I, s:I, s:I}}",
-			     "sandboxes", "max", (json_int_t)counts.max_sandboxes, "total",
-			     (json_int_t)counts.total, "creating", (json_int_t)counts.creating,
-			     "ready", (json_int_t)counts.ready, "paused", (json_int_t)counts.paused,
-			     "failed", (json_int_t)counts.failed, "closing",
-			     (json_int_t)counts.closing, "execs", "running", usage.execs,
-			     "memory_mb", "host_total", total, "host_available", available,
-			     "sandboxes", (json_int_t)(usage.memory_bytes / (1024 * 1024))));
+		   json_pack("{s:o, s:{s:I, s:I}, s:{s:I}, s:{s:I, s:I, s:I}}", "sandboxes",
+			     counts_json(&counts), "pool", "ready", (json_int_t)counts.shells_ready,
+			     "starting", (json_int_t)counts.shells_starting, "execs", "running",
+			     usage.execs, "memory_mb", "host_total", total, "host_available",
+			     available, "sandboxes",
+			     (json_int_t)(usage.memory_bytes / (1024 * 1024))));
 }
 
 const struct request_ops route_capacity = { .end = capacity_end };
