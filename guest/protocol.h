@@ -14,8 +14,10 @@
  *
  * Flow control: the agent sends at most the granted credit of MSG_OUTPUT data
  * bytes per exec (EXEC_CREDIT_INITIAL, extended by MSG_CREDIT) and stops
- * reading the command's pipes when it is used up. File data moves in
- * request/response pairs, so the host sets the pace. */
+ * reading the command's pipes when it is used up. MSG_TREE works the same way:
+ * MSG_TREE_ENTRIES are sent while TREE_PAGE_MAX of its credit are left, and
+ * MSG_CANCEL ends it with MSG_ERROR. File data moves in request/response pairs,
+ * so the host sets the pace. */
 #ifndef RAMET_GUEST_PROTOCOL_H
 #define RAMET_GUEST_PROTOCOL_H
 
@@ -30,6 +32,9 @@
 #define EXEC_CREDIT_INITIAL (256u * 1024)
 #define EXEC_QUEUE_MAX 64u /* waiting execs per sandbox; more are refused with EBUSY */
 #define FILE_HANDLES_MAX 64u
+#define TREE_PAGE_MAX (32u * 1024) /* payload of one MSG_TREE_ENTRIES */
+#define TREE_ROOTS_MAX 64u
+#define TREES_MAX 16u /* walks at once; more are refused with EBUSY */
 
 struct frame_header {
 	uint16_t magic;
@@ -46,8 +51,8 @@ enum message_type {
 	/* Host to agent. Reply in brackets. */
 	MSG_EXEC = 16,      /* [MSG_OUTPUT* MSG_EXIT] struct msg_exec */
 	MSG_EXEC_DATA = 17, /* no reply: the next piece of the code; the last completes it */
-	MSG_CREDIT = 18,    /* no reply: struct msg_credit */
-	MSG_CANCEL = 19,    /* no reply: interrupt the exec `id`, or drop it from the queue */
+	MSG_CREDIT = 18,    /* no reply: struct msg_credit, for the exec or walk `id` */
+	MSG_CANCEL = 19,    /* no reply: interrupt the exec or walk `id`, or drop it from the queue */
 	MSG_FILE_OPEN = 20, /* [MSG_FILE_OPENED] struct msg_file_open + path */
 	MSG_FILE_READ = 21, /* [MSG_FILE_DATA] struct msg_file_read */
 	MSG_FILE_WRITE = 22,  /* [MSG_OK] struct msg_file_write + data */
@@ -56,6 +61,7 @@ enum message_type {
 	MSG_RESEED = 25,      /* [MSG_OK] struct msg_reseed + hostname + entropy */
 	MSG_PING = 26,        /* [MSG_OK] */
 	MSG_SHUTDOWN = 27,    /* [MSG_OK], then the guest powers off */
+	MSG_TREE = 28,        /* [MSG_TREE_ENTRIES*, the last one with count 0] struct msg_tree */
 
 	/* Agent to host, answers. */
 	MSG_OK = 64,
@@ -66,6 +72,7 @@ enum message_type {
 	MSG_FILE_DATA = 69,   /* data; shorter than asked only at end of file */
 	MSG_FILE_CLOSED = 70, /* struct msg_file_closed */
 	MSG_FILE_ENTRIES = 71, /* struct msg_file_entries + entries */
+	MSG_TREE_ENTRIES = 72, /* struct msg_tree_entries + entries */
 };
 
 struct msg_hello {
@@ -181,6 +188,44 @@ struct file_entry { /* followed by name_length bytes of name, no padding */
 	uint16_t name_length;
 };
 
+/* A walk through everything at and below some paths, with a hash of each
+ * content. Paths are absolute, each ends with NUL; one that does not exist has
+ * no entries. Symbolic links are not followed, except on the way to a path.
+ * Mounts are entered when they hold files of the guest's (tmpfs, ext4, ...) and
+ * not when they are virtual (proc, sysfs, devtmpfs, ...); a path that begins in
+ * a virtual one is an error, EINVAL. The agent's own run directory is left out
+ * where a walk comes across it.
+ *
+ * Paths are walked in the order given and what is below each depth first: an
+ * entry, then what is below it, names by their bytes. */
+struct msg_tree {
+	uint32_t root_count; /* 1..TREE_ROOTS_MAX */
+	uint32_t credit;     /* bytes of MSG_TREE_ENTRIES to begin with */
+};
+
+struct msg_tree_entries {
+	uint32_t count; /* entries in this frame; 0 ends the walk */
+	uint32_t reserved;
+};
+
+enum tree_flags { TREE_UNREADABLE = 1u << 0 /* the content could not be read */ };
+
+/* The hash is XXH3-128, low half first: of a symbolic link's target; of a
+ * device's number; of a regular file's blocks of TREE_BLOCK bytes that are not
+ * all zeros, each with its number (uint64_t) before it, so that holes need not
+ * be read. Of everything else it is 0. */
+struct tree_entry { /* followed by path_length bytes of path, no padding */
+	uint64_t size;  /* of a regular file: as far as it was hashed; else 0 */
+	int64_t mtime_ns;
+	uint64_t hash[2];
+	uint32_t mode; /* with the type, as in stat(2) */
+	uint32_t uid, gid;
+	uint16_t path_length;
+	uint16_t flags; /* enum tree_flags */
+};
+
+#define TREE_BLOCK (64u * 1024)
+
 struct msg_reseed {
 	uint64_t wall_ns;         /* CLOCK_REALTIME to set; 0: leave */
 	uint8_t generation[16];   /* UUID of this incarnation */
@@ -202,5 +247,6 @@ _Static_assert(sizeof(struct frame_header) == 12, "wire ABI");
 _Static_assert(sizeof(struct msg_exec) == 24, "wire ABI");
 _Static_assert(sizeof(struct msg_exit) == 32, "wire ABI");
 _Static_assert(sizeof(struct file_entry) == 24, "wire ABI");
+_Static_assert(sizeof(struct tree_entry) == 48, "wire ABI");
 
 #endif

@@ -15,6 +15,7 @@
 #include "guest/agent/repl.h"
 #include "guest/agent/shell.h"
 #include "guest/agent/transport.h"
+#include "guest/agent/tree.h"
 
 #define AGENT_VERSION "0.1.0"
 
@@ -37,6 +38,7 @@ struct agent {
 	struct shell shell;
 	struct files files;
 	struct listing listing;
+	struct trees trees;
 	struct identity identity;
 	struct inbox in;
 	struct outbox out;

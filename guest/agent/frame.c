@@ -24,6 +24,8 @@ static uint32_t fixed_size(uint8_t type)
 		return sizeof(struct msg_file_close);
 	case MSG_RESEED:
 		return sizeof(struct msg_reseed);
+	case MSG_TREE:
+		return sizeof(struct msg_tree);
 	case MSG_EXEC_DATA:
 	case MSG_CANCEL:
 	case MSG_FILE_LIST:

@@ -154,6 +154,8 @@ void process_reap(struct agent *agent)
 			repl_died(agent, wait_status(&info));
 		else if (info.si_pid == agent->shell.pid)
 			shell_died(agent, wait_status(&info));
+		else
+			tree_died(agent, info.si_pid);
 		(void)waitpid(info.si_pid, NULL, 0);
 	}
 }

@@ -36,6 +36,7 @@ static void session_end(struct agent *agent, const char *why)
 	agent->in.head = agent->in.tail = 0;
 	listing_abandon(agent);
 	files_close_all(agent);
+	tree_abandon_all(agent);
 	exec_abandon_all(agent);
 	agent->identity.pending = false;
 	if (!agent->is_init)
@@ -51,10 +52,15 @@ static int dispatch(struct agent *agent, const struct frame *frame, const char *
 	case MSG_EXEC_DATA:
 		return exec_data(agent, frame, why);
 	case MSG_CREDIT:
-		exec_credit(agent, frame);
+		if (!tree_credit(agent, frame))
+			exec_credit(agent, frame);
 		return 0;
 	case MSG_CANCEL:
-		exec_cancel(agent, frame->id);
+		if (!tree_cancel(agent, frame->id))
+			exec_cancel(agent, frame->id);
+		return 0;
+	case MSG_TREE:
+		tree_start(agent, frame);
 		return 0;
 	case MSG_FILE_OPEN:
 		file_open(agent, frame);
@@ -183,6 +189,7 @@ bool session_run(struct agent *agent)
 	listing_progress(agent);
 	session_receive(agent);
 	exec_progress(agent);
+	tree_progress(agent);
 	before = outbox_room(&agent->out);
 	outbox_flush(agent);
 	if (!agent->transport)

@@ -28,9 +28,11 @@ CODE_MAX = 4 << 20
 HELLO = 1
 EXEC, EXEC_DATA, CREDIT, CANCEL = 16, 17, 18, 19
 FILE_OPEN, FILE_READ, FILE_WRITE, FILE_CLOSE, FILE_LIST = 20, 21, 22, 23, 24
-RESEED, PING, SHUTDOWN = 25, 26, 27
+RESEED, PING, SHUTDOWN, TREE = 25, 26, 27, 28
 OK, ERROR, OUTPUT, EXIT = 64, 65, 66, 67
-FILE_OPENED, FILE_DATA, FILE_CLOSED, FILE_ENTRIES = 68, 69, 70, 71
+FILE_OPENED, FILE_DATA, FILE_CLOSED, FILE_ENTRIES, TREE_ENTRIES = 68, 69, 70, 71, 72
+TREE_PAGE = 32 * 1024
+TREES_MAX = 16
 
 PYTHON, BASH = 1, 2
 STDOUT, STDERR, RESULT, NOTICE = 1, 2, 3, 4
@@ -41,6 +43,7 @@ Frame = collections.namedtuple("Frame", "type id payload")
 Result = collections.namedtuple(
     "Result", "stdout stderr result notice exit_code flags queue_ns run_ns dropped times")
 Entry = collections.namedtuple("Entry", "size mtime_ns mode kind")
+TreeEntry = collections.namedtuple("TreeEntry", "path size mtime_ns hash mode uid gid flags")
 
 
 class AgentError(Exception):
@@ -277,6 +280,36 @@ class Agent:
                 name = payload[at + 24:at + 24 + length]
                 entries[os.fsdecode(name)] = Entry(size, mtime, mode, kind)
                 at += 24 + length
+
+    def tree_start(self, *roots, credit=4 * TREE_PAGE):
+        """Sends a walk; returns its id."""
+        paths = b"".join(os.fsencode(root) + b"\0" for root in roots)
+        return self.request(TREE, struct.pack("<II", len(roots), credit) + paths)
+
+    def tree_page(self, ident):
+        """The entries of the next page, none at the end; the page's bytes."""
+        payload = self.reply(ident, TREE_ENTRIES)
+        count, at, entries = struct.unpack_from("<I", payload)[0], 8, []
+        for _ in range(count):
+            size, mtime, low, high, mode, uid, gid, length, flags = struct.unpack_from(
+                "<QqQQIIIHH", payload, at)
+            path = payload[at + 48:at + 48 + length]
+            assert len(path) == length
+            entries.append(TreeEntry(path, size, mtime, (low, high), mode, uid, gid, flags))
+            at += 48 + length
+        assert at == len(payload) <= TREE_PAGE
+        return entries, len(payload)
+
+    def tree(self, *roots):
+        """A whole walk: entries in their order."""
+        ident = self.tree_start(*roots)
+        entries = []
+        while True:
+            page, size = self.tree_page(ident)
+            if not page:
+                return entries
+            entries += page
+            self.send(CREDIT, ident, struct.pack("<I", size))
 
     # ---- the rest ----
 
