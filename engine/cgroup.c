@@ -215,6 +215,20 @@ int cgroup_attach(const struct cgroup_host *host, const char *name, pid_t pid,
 	return 0;
 }
 
+int cgroup_weight_set(const struct cgroup_host *host, const char *name, unsigned int percent)
+{
+	int version = host->places[CGROUP_CPU].version;
+	char path[CGROUP_PATH_MAX * 2], text[16];
+
+	if (!version)
+		return -ENOENT;
+	if (cgroup_path(host, CGROUP_CPU, name, version == 1 ? "cpu.shares" : "cpu.weight", path,
+			sizeof(path)) < 0)
+		return -ENAMETOOLONG;
+	(void)snprintf(text, sizeof(text), "%u", version == 1 ? percent * 1024 / 100 : percent);
+	return cgroup_file_write(path, text);
+}
+
 int cgroup_open_unified(const struct cgroup_host *host, const char *name)
 {
 	for (enum cgroup_controller c = 0; c < CGROUP_CONTROLLERS; c++) {

@@ -75,6 +75,10 @@ int cgroup_create(const struct cgroup_host *host, const char *name,
 int cgroup_attach(const struct cgroup_host *host, const char *name, pid_t pid,
 		  struct ramet_err *err);
 
+/* How much processor time the group gets when others want it too, 100 being
+ * what each has at first. 0, -ENOENT when the controller is missing, -errno. */
+int cgroup_weight_set(const struct cgroup_host *host, const char *name, unsigned int percent);
+
 /* Opens the v2 directory for CLONE_INTO_CGROUP, or returns -ENOENT when no
  * controller is on v2. The caller closes it. */
 int cgroup_open_unified(const struct cgroup_host *host, const char *name);

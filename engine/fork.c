@@ -4,8 +4,10 @@
  *                    -> the parent goes on in the first shell (fork_heir.c)
  *                    -> every child is restored, told who it is, and ready
  *
- * Nothing is paused before there are shells for all. A child that fails does so
- * alone; the parent goes on whatever happens to them. */
+ * Nothing is paused before there are shells for all. Until the parent runs it
+ * keeps a processor to itself: only as many children as there are others start
+ * with it. A child that fails does so alone; the parent goes on whatever happens
+ * to them. */
 #include "engine/fork.h"
 
 #include <errno.h>
@@ -115,7 +117,7 @@ void fork_parent_ended(struct fork *fork, const struct ramet_err *cause)
 	fork->parent = NULL;
 	fork_heir_drop(fork);
 	if (fork->frozen)
-		fork_restore_children(fork);
+		fork_restore_children(fork, fork->count);
 	if (fork->frozen)
 		fork_check(fork);
 	else
@@ -124,27 +126,26 @@ void fork_parent_ended(struct fork *fork, const struct ramet_err *cause)
 
 /* ---- the way there ---- */
 
-void fork_restore_children(struct fork *fork)
+void fork_restore_children(struct fork *fork, unsigned int count)
 {
 	struct ramet_err err;
 
-	if (fork->restoring)
-		return;
-	fork->restoring = true;
-	for (unsigned int i = 0; i < fork->count; i++) {
-		struct sandbox *child = fork->slots[i].sandbox;
+	while (count && fork->restored < fork->count) {
+		struct sandbox *child = fork->slots[fork->restored++].sandbox;
 		struct vm *vm;
 		int r;
 
 		if (!child || child->phase != PHASE_RESERVE)
 			continue; /* closed meanwhile */
+		count--;
 		vm = pool_take(&fork->shells);
 		r = vm ? sandbox_restore(child, fork->frozen, vm, &err)
 		       : err_set(&err, EIO, "the sandbox's worker died before it was used");
 		if (r < 0)
 			sandbox_fail(child, &err);
 	}
-	pool_cancel(&fork->shells);
+	if (fork->restored == fork->count)
+		pool_cancel(&fork->shells);
 }
 
 static void fork_on_frozen(void *arg, struct frozen *frozen, const struct freeze_timings *timings,

@@ -20,7 +20,7 @@ struct fork {
 	fork_cb done;
 	void *arg;
 	struct pool_request shells; /* the first is the parent's next */
-	bool restoring;             /* the children */
+	unsigned int restored;      /* children that were started, or found gone */
 	struct frozen *frozen;      /* NULL: the parent has not stopped */
 	struct ramet_err failure;   /* code 0: it did */
 
@@ -42,9 +42,8 @@ void fork_heir_start(struct fork *fork);
 /* Nobody needs it any more. */
 void fork_heir_drop(struct fork *fork);
 
-/* Runs the children, once: the parent comes first, as long as it does well.
- * engine/fork.c */
-void fork_restore_children(struct fork *fork);
+/* Runs up to `count` children that do not run yet. engine/fork.c */
+void fork_restore_children(struct fork *fork, unsigned int count);
 
 /* Ends the fork when everything is settled. engine/fork.c */
 void fork_check(struct fork *fork);

@@ -2,6 +2,7 @@
  * same connection to the agent, at the byte where the old worker stopped. What
  * is frozen stays, so a worker that fails is replaced by another. */
 #include <errno.h>
+#include <sys/sysinfo.h>
 
 #include "engine/fork.h"
 #include "lib/cleanup.h"
@@ -11,6 +12,14 @@
 #define ATTEMPTS_MAX 3u
 
 static void heir_failed(struct fork *fork, const struct ramet_err *err);
+
+/* Those that are left when the parent's new worker has one. */
+static unsigned int processors_beside(void)
+{
+	int n = get_nprocs();
+
+	return n > 1 ? (unsigned int)n - 1 : 0;
+}
 
 void fork_heir_drop(struct fork *fork)
 {
@@ -45,6 +54,7 @@ static void heir_booted(void *arg)
 		return;
 	}
 	vm->channel_fd = -1;
+	vm_set_weight(vm, VM_WEIGHT_EQUAL);
 	fork->heir = NULL;
 	fork_heir_drop(fork);
 	s->vm = vm;
@@ -53,7 +63,7 @@ static void heir_booted(void *arg)
 	fork->timings.parent_ns = clock_monotonic_ns() - fork->paused_at;
 	sandbox_unhold(s);
 	fork->parent = NULL; /* its part is over */
-	fork_restore_children(fork);
+	fork_restore_children(fork, fork->count);
 	fork_check(fork);
 }
 
@@ -106,6 +116,7 @@ static int heir_restore(struct fork *fork, struct vm *vm, struct ramet_err *err)
 
 	fork->heir = vm;
 	vm_set_owner(vm, &events, fork);
+	vm_set_weight(vm, VM_WEIGHT_URGENT);
 	r = sd_event_add_time_relative(fork->engine->loop, &fork->deadline, CLOCK_MONOTONIC,
 				       fork->engine->limits.pause_deadline / 1000, TIMER_ACCURACY,
 				       heir_on_deadline, fork);
@@ -139,7 +150,7 @@ static void heir_failed(struct fork *fork, const struct ramet_err *err)
 	int r = -EIO;
 
 	fork_heir_drop(fork);
-	fork_restore_children(fork);
+	fork_restore_children(fork, fork->count);
 	log_warn("the worker for sandbox %s after its fork failed: %s", fork->parent->id,
 		 cause.msg);
 	if (memory_check(fork->frozen->memory, &cause) == 0 && ++fork->attempts < ATTEMPTS_MAX)
@@ -162,4 +173,6 @@ void fork_heir_start(struct fork *fork)
 
 	if (r < 0)
 		heir_failed(fork, &err);
+	else
+		fork_restore_children(fork, processors_beside());
 }

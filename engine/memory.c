@@ -164,6 +164,7 @@ int memory_donate(struct memory *memory, struct vm *vm, struct ramet_err *err)
 	layer->donor = vm;
 	layer->filling = true;
 	vm_set_owner(vm, &events, layer);
+	vm_set_weight(vm, VM_WEIGHT_DONOR);
 	return 0;
 }
 

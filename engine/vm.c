@@ -282,6 +282,12 @@ void vm_set_owner(struct vm *vm, const struct vm_events *events, void *arg)
 
 /* ---- end ---- */
 
+void vm_set_weight(const struct vm *vm, unsigned int percent)
+{
+	if (vm->alive)
+		(void)cgroup_weight_set(spawner_cgroups(vm->engine->spawner), vm->name, percent);
+}
+
 void vm_kill(struct vm *vm)
 {
 	if (vm_gone(vm))

@@ -63,6 +63,13 @@ static inline bool vm_gone(const struct vm *vm)
 	return !vm->spawning && !vm->alive;
 }
 
+/* How much processor time it gets beside others, see cgroup_weight_set(). Where
+ * that cannot be set it stays equal. */
+#define VM_WEIGHT_EQUAL  100u
+#define VM_WEIGHT_URGENT 800u /* the parent of a fork, until it goes on */
+#define VM_WEIGHT_DONOR  10u  /* who waits for it leaves the processor to it */
+void vm_set_weight(const struct vm *vm, unsigned int percent);
+
 /* SIGKILLs it; `gone` follows. */
 void vm_kill(struct vm *vm);
 

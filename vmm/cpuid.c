@@ -154,16 +154,13 @@ static void filter_extended(struct cpuid_result *r)
 
 static void filter_xsave(const struct machine *m, uint32_t subleaf, struct cpuid_result *r)
 {
-	uint32_t standard, compacted;
-
-	xsave_sizes(m->xcr0, &standard, &compacted);
 	if (subleaf == 0) {
 		r->eax = (uint32_t)m->xcr0;
-		r->ebx = r->ecx = standard;
+		r->ebx = r->ecx = m->cpuid.xsave_standard;
 		r->edx = 0;
 	} else if (subleaf == 1) {
 		r->eax &= 7; /* XSAVEOPT, XSAVEC, XGETBV(1); no XSAVES */
-		r->ebx = compacted;
+		r->ebx = m->cpuid.xsave_compacted;
 		r->ecx = r->edx = 0;
 	} else if (subleaf >= 63 || !(m->xcr0 & (1ull << subleaf))) {
 		memset(r, 0, sizeof(*r));
@@ -254,7 +251,7 @@ void cpuid_query(const struct machine *m, uint32_t leaf, uint32_t subleaf,
 		xen_leaf(m, leaf, subleaf, result);
 		return;
 	}
-	if (leaf > native(leaf & 0x80000000u, 0).eax)
+	if (leaf > (leaf & 0x80000000u ? m->cpuid.extended_max : m->cpuid.basic_max))
 		return;
 	*result = native(leaf, subleaf);
 	limit(m, leaf, subleaf, result);
@@ -304,25 +301,39 @@ static void table_add_range(const struct machine *m, union cpuid_table *t, uint3
 
 static void table_build(const struct machine *m, union cpuid_table *t)
 {
-	table_add_range(m, t, 0, native(0, 0).eax & 0x1f);
+	table_add_range(m, t, 0, m->cpuid.basic_max & 0x1f);
 	table_add_range(m, t, XEN_LEAF, XEN_LEAF + 4);
-	table_add_range(m, t, 0x80000000, 0x80000000 | (native(0x80000000, 0).eax & 0x3f));
+	table_add_range(m, t, 0x80000000, 0x80000000 | (m->cpuid.extended_max & 0x3f));
 }
 
-uint64_t cpuid_hash(const struct machine *m)
+static uint64_t table_hash(const union cpuid_table *t)
 {
-	union cpuid_table t = { .room = { 0 } };
 	uint64_t hash = 0;
 
-	table_build(m, &t);
-	for (uint32_t i = 0; i < t.head.nent; i++) {
-		const struct kvm_cpuid_entry2 *e = &t.head.entries[i];
+	for (uint32_t i = 0; i < t->head.nent; i++) {
+		const struct kvm_cpuid_entry2 *e = &t->head.entries[i];
 		const uint32_t words[] = { e->function, e->index, e->eax, e->ebx, e->ecx, e->edx };
 
 		if (e->function != XEN_LEAF_TIME)
 			hash = XXH3_64bits_withSeed(words, sizeof(words), hash);
 	}
 	return hash;
+}
+
+uint64_t cpuid_hash(const struct machine *m)
+{
+	union cpuid_table t = { .room = { 0 } };
+
+	table_build(m, &t);
+	return table_hash(&t);
+}
+
+void cpuid_expose(struct machine *m, uint64_t xcr0)
+{
+	m->xcr0 = xcr0;
+	m->cpuid.basic_max = native(0, 0).eax;
+	m->cpuid.extended_max = native(0x80000000, 0).eax;
+	xsave_sizes(xcr0, &m->cpuid.xsave_standard, &m->cpuid.xsave_compacted);
 }
 
 /* Where KVM emulates, a compat-mode `syscall` of an AMD processor raises the
@@ -343,6 +354,7 @@ int cpuid_install(struct machine *m, struct ramet_err *err)
 	if (!t)
 		return err_set(err, ENOMEM, "no memory for the CPUID table");
 	table_build(m, t);
+	m->cpuid.hash = table_hash(t);
 	if (m->probe.cpuid_native)
 		vendor_hide(&t->head.entries[0]);
 	if (ioctl(m->vcpu_fd, KVM_SET_CPUID2, t))

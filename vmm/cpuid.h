@@ -22,11 +22,15 @@ int cpuid_supported_load(struct machine *m, struct ramet_err *err);
  * `supported` (NULL: no limits) have them. */
 uint64_t cpuid_xcr0(const struct kvm_cpuid2 *supported);
 
+/* Decides what the guest sees; the host is asked once. */
+void cpuid_expose(struct machine *m, uint64_t xcr0);
+
 /* Answers one leaf; unknown leaves are zero. */
 void cpuid_query(const struct machine *m, uint32_t leaf, uint32_t subleaf,
 		 struct cpuid_result *result);
 
-/* Gives the table to the vCPU (KVM_SET_CPUID2). 0 or -errno. */
+/* Gives the table to the vCPU (KVM_SET_CPUID2) and keeps its hash in m->cpuid. 0
+ * or -errno. */
 int cpuid_install(struct machine *m, struct ramet_err *err);
 
 /* A hash of every answer but those about time: equal on machines between which

@@ -14,12 +14,12 @@
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "vmm/cpuid.h"
+#include "vmm/dirty_log.h"
+#include "vmm/reclaim.h"
 #include "vmm/timekeeping.h"
 
 #define M2P_INVALID         (~0ull)
 #define KERNEL_SIGSET_BYTES 8u
-
-enum memory_slot { SLOT_MEMORY, SLOT_HV, SLOT_M2P, SLOT_ALIAS };
 
 static int map_anonymous(size_t size, uint8_t **p, const char *what, struct ramet_err *err)
 {
@@ -51,8 +51,8 @@ static int m2p_create(struct machine *m, struct ramet_err *err)
 	return 0;
 }
 
-static int slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
-		    uint32_t flags, struct ramet_err *err)
+int machine_slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
+		     uint32_t flags, struct ramet_err *err)
 {
 	struct kvm_userspace_memory_region region = { .slot = slot,
 						      .flags = flags,
@@ -68,8 +68,8 @@ static int slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t siz
 
 int machine_alias_ram(struct machine *m, struct ramet_err *err)
 {
-	int rc = slot_set(m, SLOT_ALIAS, ALIAS_GPA, m->mem.ram_bytes, m->mem.base,
-			  m->shell ? KVM_MEM_LOG_DIRTY_PAGES : 0, err);
+	int rc = machine_slot_set(m, SLOT_ALIAS, ALIAS_GPA, m->mem.ram_bytes, m->mem.base,
+				  m->logged ? KVM_MEM_LOG_DIRTY_PAGES : 0, err);
 
 	m->aliased = !rc;
 	return rc;
@@ -77,22 +77,19 @@ int machine_alias_ram(struct machine *m, struct ramet_err *err)
 
 static int vm_create(struct machine *m, struct ramet_err *err)
 {
-	struct kvm_enable_cap manual_log = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-					     .args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE } };
 	int rc;
 
 	m->vm_fd = ioctl(m->kvm_fd, KVM_CREATE_VM, 0);
 	if (m->vm_fd < 0)
 		return err_errno(err, errno, "KVM_CREATE_VM");
-	/* The log is read, never reset: reading must not protect pages again. */
-	if (m->shell && ioctl(m->vm_fd, KVM_ENABLE_CAP, &manual_log))
-		return err_errno(err, errno, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
-	rc = slot_set(m, SLOT_MEMORY, 0, m->mem.size, m->mem.base,
-		      m->shell ? KVM_MEM_LOG_DIRTY_PAGES : 0, err);
+	rc = machine_slot_set(m, SLOT_MEMORY, 0, m->mem.size, m->mem.base, 0, err);
+	if (!rc && m->shell)
+		rc = dirty_log_start(m, err);
 	if (!rc)
-		rc = slot_set(m, SLOT_HV, HV_GPA, HV_SIZE, m->hv, 0, err);
+		rc = machine_slot_set(m, SLOT_HV, HV_GPA, HV_SIZE, m->hv, 0, err);
 	if (!rc)
-		rc = slot_set(m, SLOT_M2P, M2P_GPA, m->m2p_size, m->m2p, KVM_MEM_READONLY, err);
+		rc = machine_slot_set(m, SLOT_M2P, M2P_GPA, m->m2p_size, m->m2p, KVM_MEM_READONLY,
+				      err);
 	return rc;
 }
 
@@ -115,7 +112,7 @@ static int vcpu_create(struct machine *m, struct ramet_err *err)
 		rc = cpuid_supported_load(m, err);
 	if (rc)
 		return rc;
-	m->xcr0 = cpuid_xcr0(m->cpuid_supported);
+	cpuid_expose(m, cpuid_xcr0(m->cpuid_supported));
 	return cpuid_install(m, err);
 }
 
@@ -208,36 +205,16 @@ int machine_create_shell(struct machine *m, int kvm_fd, const struct probe_resul
 	return create(m, kvm_fd, probe, ram_bytes, isolation, plain, true, err);
 }
 
-static int dirty_log_add(const struct machine *m, uint32_t slot, uint64_t *log, size_t words,
-			 uint64_t *bitmap, struct ramet_err *err)
-{
-	struct kvm_dirty_log request = { .slot = slot, .dirty_bitmap = log };
-
-	if (ioctl(m->vm_fd, KVM_GET_DIRTY_LOG, &request))
-		return err_errno(err, errno, "KVM_GET_DIRTY_LOG of slot %u", slot);
-	for (size_t i = 0; i < words; i++)
-		bitmap[i] |= log[i];
-	return 0;
-}
-
 int machine_dirty_pages(const struct machine *m, uint64_t *bitmap, struct ramet_err *err)
 {
-	size_t words = m->mem.size / PAGE_SIZE / 64;
-	cleanup_free uint64_t *log = calloc(words, sizeof(*log));
-	int rc;
+	int rc = dirty_log_read(m, bitmap, err);
 
-	if (!log)
-		return err_set(err, ENOMEM, "no memory for the dirty log");
-	rc = dirty_log_add(m, SLOT_MEMORY, log, words, bitmap, err);
-	if (!rc && m->aliased)
-		rc = dirty_log_add(m, SLOT_ALIAS, log, m->mem.ram_bytes / PAGE_SIZE / 64, bitmap,
-				   err);
-	for (size_t i = 0; !rc && i < words; i++)
-		bitmap[i] |= m->mem.touched[i];
+	if (!rc)
+		reclaim_changed_add(m, bitmap);
 	return rc;
 }
 
-void machine_retire(struct machine *m)
+void machine_destroy(struct machine *m)
 {
 	if (m->timer_valid)
 		(void)timer_delete((timer_t)m->timer_id);
@@ -254,12 +231,8 @@ void machine_retire(struct machine *m)
 	if (m->m2p)
 		(void)munmap(m->m2p, m->m2p_size);
 	m->m2p = NULL;
-}
-
-void machine_destroy(struct machine *m)
-{
-	machine_retire(m);
 	guest_memory_destroy(&m->mem);
+	reclaim_destroy(m);
 	free(m->backend);
 	free(m->cpuid_supported);
 	memset(m, 0, sizeof(*m));

@@ -93,6 +93,9 @@ struct machine_stats {
 	uint64_t channel_to_host, channel_to_guest;
 };
 
+/* KVM's memory slots. */
+enum memory_slot { SLOT_MEMORY, SLOT_HV, SLOT_M2P, SLOT_ALIAS };
+
 /* Where the machine's events go. */
 struct machine_sink {
 	void *arg;
@@ -100,6 +103,14 @@ struct machine_sink {
 	void (*channel_connected)(void *arg);
 	/* A descriptor with O_ASYNC has something: look at the control socket. */
 	void (*service)(void *arg);
+};
+
+/* What never changes about the host's CPUID, asked once: where the host itself is
+ * a guest each question takes tens of microseconds. */
+struct cpuid_facts {
+	uint32_t basic_max, extended_max;         /* leaves */
+	uint32_t xsave_standard, xsave_compacted; /* bytes, for the exposed XCR0 */
+	uint64_t hash;                            /* cpuid_hash() */
 };
 
 struct machine {
@@ -111,10 +122,12 @@ struct machine {
 
 	enum isolation_mode isolation;
 	bool fast_path; /* hot paths run inside the guest */
-	bool shell;     /* memory is stitched in, changes are logged */
+	bool shell;     /* memory is stitched in, changes are logged from the start */
+	bool logged;    /* KVM logs writes: dirty_log_start() was called */
 	bool aliased;   /* machine_alias_ram() was called */
 	const struct vcpu_ops *ops;
 	struct probe_result probe;
+	struct reclaim *reclaim; /* reclaim.h; NULL until the guest names free pages */
 
 	/* KVM objects; owned. */
 	int kvm_fd, vm_fd, vcpu_fd;
@@ -129,6 +142,7 @@ struct machine {
 	uint32_t tsc_mul;
 	int8_t tsc_shift;
 	uint64_t xcr0;                      /* exposed to the guest */
+	struct cpuid_facts cpuid;           /* cpuid.h */
 	struct kvm_cpuid2 *cpuid_supported; /* owned; NULL: KVM sets no limits */
 
 	/* Run loop. */
@@ -161,13 +175,14 @@ int machine_create_shell(struct machine *m, int kvm_fd, const struct probe_resul
 			 struct ramet_err *err);
 void machine_destroy(struct machine *m);
 
-/* Gives back the virtual machine but keeps guest memory as it is. */
-void machine_retire(struct machine *m);
-
 /* Adds to `bitmap` (a bit per page of m->mem.size) what has changed since the
- * shell was created: KVM's log and what the VMM touched itself. Does not reset
- * either. 0 or -errno. Source: KVM API, KVM_GET_DIRTY_LOG. */
+ * shell was created and was not given back (reclaim.h): KVM's log and what the
+ * VMM touched itself. Does not reset either. 0 or -errno. */
 int machine_dirty_pages(const struct machine *m, uint64_t *bitmap, struct ramet_err *err);
+
+/* KVM_SET_USER_MEMORY_REGION. 0 or -errno. */
+int machine_slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
+		     uint32_t flags, struct ramet_err *err);
 
 /* Registers RAM a second time at ALIAS_GPA (layout.h). Costs the host about as
  * much kernel memory as the first. 0 or -errno. */

@@ -28,7 +28,7 @@ static int state_take(struct machine *m, struct machine_state *s, struct ramet_e
 	s->isolation = m->isolation;
 	s->tsc_khz = m->tsc_khz;
 	s->exposed_xcr0 = m->xcr0;
-	s->cpuid_hash = cpuid_hash(m);
+	s->cpuid_hash = m->cpuid.hash;
 	s->vcpu = m->vcpu;
 	s->blocked = m->blocked;
 	s->pv = m->pv;
@@ -78,11 +78,11 @@ static int machine_fits(const struct machine *m, const struct machine_state *s,
 	if (s->isolation != m->isolation)
 		return err_set(err, EXDEV, "the state is of a guest with %s isolation",
 			       s->isolation == ISOLATION_FULL ? "full" : "fast");
-	if (s->exposed_xcr0 != m->xcr0 || s->cpuid_hash != cpuid_hash(m))
+	if (s->exposed_xcr0 != m->xcr0 || s->cpuid_hash != m->cpuid.hash)
 		return err_set(err, EXDEV,
 			       "the state is of a guest on another processor (features %#" PRIx64
 			       "/%016" PRIx64 ", here %#" PRIx64 "/%016" PRIx64 ")",
-			       s->exposed_xcr0, s->cpuid_hash, m->xcr0, cpuid_hash(m));
+			       s->exposed_xcr0, s->cpuid_hash, m->xcr0, m->cpuid.hash);
 	if (!tsc_fits(s->tsc_khz, m->tsc_khz))
 		return err_set(err, EXDEV,
 			       "the state is of a guest whose time stamp counter runs at %" PRIu64

@@ -42,9 +42,9 @@ int handle_donate(struct worker *w, struct worker_message *message, struct ramet
 		return rc;
 	w->donor_layer = take_fd(&message->fds[0]);
 	w->donor_start_ns = clock_monotonic_ns();
+	/* The guest never runs again. Its virtual machine goes with this process: to
+	 * end it takes milliseconds, in which children would wait. */
 	w->phase = WORKER_DONOR;
-	/* The guest never runs again; its virtual machine costs kernel memory. */
-	machine_retire(&w->machine);
 	return 0;
 }
 

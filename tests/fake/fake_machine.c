@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/cpuid.h"
 #include "vmm/evtchn.h"
 #include "vmm/hypercall.h"
 #include "vmm/mmu.h"
@@ -90,7 +91,7 @@ struct machine *fake_machine_new(void)
 	m->m2p_size = PAGE_SIZE_2M;
 	m->tsc_khz = 2000000;
 	m->tsc_mul = 1u << 31;
-	m->xcr0 = 7;
+	cpuid_expose(m, 7);
 	evtchn_init(m);
 	tables_build(m);
 	m->vcpu = (struct vcpu){ .cs = SEL_USER_CS,

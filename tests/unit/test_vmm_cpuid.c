@@ -19,7 +19,7 @@ static int setup(void **state)
 {
 	struct machine *m = fake_machine_new();
 
-	m->xcr0 = cpuid_xcr0(NULL);
+	cpuid_expose(m, cpuid_xcr0(NULL));
 	*state = m;
 	return 0;
 }
@@ -202,7 +202,7 @@ static void the_hash_is_of_the_processor_not_of_time(void **state)
 	m->tsc_khz++;
 	m->tsc_mul++;
 	assert_int_equal(cpuid_hash(m), hash);
-	m->xcr0 = m->xcr0 == 3 ? 7 : 3;
+	cpuid_expose(m, m->xcr0 == 3 ? 7 : 3);
 	assert_int_not_equal(cpuid_hash(m), hash);
 }
 
