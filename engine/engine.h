@@ -213,6 +213,16 @@ int sandbox_pause(struct sandbox *sandbox, sandbox_cb done, void *arg, struct ra
 /* -EINVAL: it is not paused. */
 int sandbox_resume(struct sandbox *sandbox, struct ramet_err *err);
 
+/* `bytes`: what the host has got back of this sandbox's own memory; `err` is NULL
+ * on success. */
+typedef void (*reclaim_cb)(void *arg, uint64_t bytes, const struct ramet_err *err);
+
+/* Has the guest give back memory that is not in use inside of it. Guests also do
+ * that by themselves, after execs. What they share with others is not affected.
+ * Work in the guest goes on meanwhile. Errors: as sandbox_exec(); to `done` also
+ * EOPNOTSUPP: this guest cannot; EBUSY: it is doing it already; ETIMEDOUT. */
+int sandbox_reclaim(struct sandbox *sandbox, reclaim_cb done, void *arg, struct ramet_err *err);
+
 /* Visits the fork tree, parents before their children, oldest first; a sandbox
  * whose parent is gone is at depth 0. Stops when `visit` returns false. */
 void engine_tree(struct engine *engine,

@@ -43,6 +43,8 @@ static const struct frame_rule frame_rules[] = {
 	{ MSG_RESEED, FRAME_TO_AGENT, 1, 0, sizeof(struct msg_reseed), "RESEED" },
 	{ MSG_PING, FRAME_TO_AGENT, 1, 1, 0, "PING" },
 	{ MSG_SHUTDOWN, FRAME_TO_AGENT, 1, 1, 0, "SHUTDOWN" },
+	{ MSG_RECLAIM, FRAME_TO_AGENT, 1, 1, 0, "RECLAIM" },
+	{ MSG_RECLAIMED, FRAME_TO_HOST, 1, 1, sizeof(struct msg_reclaimed), "RECLAIMED" },
 };
 
 static const struct frame_rule *frame_rule_find(uint8_t type)

@@ -149,6 +149,19 @@ static void warm_output(void *arg, int stream, uint64_t time_ns, const char *dat
 	(void)len; /* what `pass` does not print needs no credit */
 }
 
+/* A template that could not be made smaller is as good. */
+static void warm_reclaimed(void *arg, uint64_t bytes, const struct ramet_err *err)
+{
+	struct image *image = arg;
+	struct ramet_err cause;
+
+	(void)bytes;
+	if (err)
+		log_info("template '%s' is frozen with its free memory: %s", image->name, err->msg);
+	if (sandbox_freeze(image->builder, false, image_on_frozen, image, &cause) < 0)
+		image_fail(image, &cause);
+}
+
 static void warm_done(void *arg, const struct exec_exit *result, const struct ramet_err *err)
 {
 	struct image *image = arg;
@@ -161,7 +174,7 @@ static void warm_done(void *arg, const struct exec_exit *result, const struct ra
 		r = err_set(&cause, EIO, "its interpreter ended with exit code %d",
 			    result->exit_code);
 	else
-		r = sandbox_freeze(image->builder, false, image_on_frozen, image, &cause);
+		r = sandbox_reclaim(image->builder, warm_reclaimed, image, &cause);
 	if (err || r < 0)
 		image_fail(image, &cause);
 }

@@ -26,6 +26,19 @@
 #define RAMET_HYPERCALL 55
 #define RAMET_OP_CHANNEL 1 /* (gref of the control page, local port): 0 or -errno */
 
+/* Free memory, back to the host: (first frame, number of frames, linear address
+ * of a bitmap with a bit for each). Both numbers are multiples of 64, the second
+ * at most FREE_PAGES_MAX. The bits name pages that were free at some moment
+ * since the last such call for these frames returned; a page that is named twice
+ * and was not written in between loses what it holds. So a pass names the same
+ * frames twice, having looked at them anew. Returns how many pages the host has
+ * got back, or -errno. */
+#define RAMET_OP_FREE_PAGES 2
+#define FREE_PAGES_MAX 16384u
+
+/* (): how many pages the guest does not share with what it was copied from. */
+#define RAMET_OP_CHANGED_PAGES 3
+
 #define CHANNEL_MAGIC 0x31484352u /* "RCH1" */
 #define CHANNEL_PAGE_SIZE 4096u
 #define CHANNEL_RING_PAGES_MAX 64u /* per ring; a power of two */

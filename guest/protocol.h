@@ -61,6 +61,7 @@ enum message_type {
 	MSG_RESEED = 25,      /* [MSG_OK] struct msg_reseed + hostname + entropy */
 	MSG_PING = 26,        /* [MSG_OK] */
 	MSG_SHUTDOWN = 27,    /* [MSG_OK], then the guest powers off */
+	MSG_RECLAIM = 29,     /* [MSG_RECLAIMED] free memory back to the host */
 	MSG_TREE = 28,        /* [MSG_TREE_ENTRIES*, the last one with count 0] struct msg_tree */
 
 	/* Agent to host, answers. */
@@ -72,6 +73,7 @@ enum message_type {
 	MSG_FILE_DATA = 69,   /* data; shorter than asked only at end of file */
 	MSG_FILE_CLOSED = 70, /* struct msg_file_closed */
 	MSG_FILE_ENTRIES = 71, /* struct msg_file_entries + entries */
+	MSG_RECLAIMED = 73,    /* struct msg_reclaimed */
 	MSG_TREE_ENTRIES = 72, /* struct msg_tree_entries + entries */
 };
 
@@ -242,6 +244,11 @@ enum reseed_flags {
 };
 
 #define RESEED_TOKEN_SIZE 16u
+
+struct msg_reclaimed {
+	uint64_t pages;  /* of 4 KiB that the host has got back */
+	uint64_t run_ns; /* from the request to here */
+};
 
 _Static_assert(sizeof(struct frame_header) == 12, "wire ABI");
 _Static_assert(sizeof(struct msg_exec) == 24, "wire ABI");

@@ -13,6 +13,7 @@
 #include "vmm/evtchn.h"
 #include "vmm/grant.h"
 #include "vmm/mmu.h"
+#include "vmm/reclaim.h"
 #include "vmm/timekeeping.h"
 #include "vmm/trap.h"
 #include "vmm/xen_abi.h"
@@ -338,6 +339,31 @@ static int64_t debugreg_set(struct machine *m, uint64_t reg, uint64_t value)
 	return 0;
 }
 
+static int64_t free_pages(struct machine *m, uint64_t first, uint64_t count, uint64_t va)
+{
+	uint64_t bitmap[FREE_PAGES_MAX / 64];
+
+	if (count > FREE_PAGES_MAX || count % 64)
+		return -EINVAL;
+	if (mmu_copy_in(m, bitmap, va, count / 8))
+		return -EFAULT;
+	return reclaim_pages(m, first, count, bitmap);
+}
+
+static int64_t ramet_op(struct machine *m, const uint64_t *a)
+{
+	switch (a[0]) {
+	case RAMET_OP_CHANNEL:
+		return channel_connect(m, (uint32_t)a[1], (uint32_t)a[2]);
+	case RAMET_OP_FREE_PAGES:
+		return free_pages(m, a[1], a[2], a[3]);
+	case RAMET_OP_CHANGED_PAGES:
+		return reclaim_changed_count(m);
+	default:
+		return -ENOSYS;
+	}
+}
+
 static int64_t call_one(struct machine *m, const struct call *c)
 {
 	const uint64_t *a = c->a;
@@ -395,8 +421,7 @@ static int64_t call_one(struct machine *m, const struct call *c)
 	case __HYPERVISOR_physdev_op: /* I/O privileges: accepted, and no port opens */
 		return a[0] == PHYSDEVOP_set_iopl || a[0] == PHYSDEVOP_set_iobitmap ? 0 : -ENOSYS;
 	case RAMET_HYPERCALL:
-		return a[0] == RAMET_OP_CHANNEL ? channel_connect(m, (uint32_t)a[1], (uint32_t)a[2])
-						: -ENOSYS;
+		return ramet_op(m, a);
 	default:
 		return -ENOSYS;
 	}

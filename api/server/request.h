@@ -178,6 +178,6 @@ void reply_no_memory(struct request *request);
 extern const struct request_ops route_create, route_sandboxes, route_info, route_delete,
 	route_console, route_exec, route_upload, route_download, route_list, route_healthz,
 	route_version, route_capacity, route_fork, route_merge, route_pause, route_resume,
-	route_tree;
+	route_tree, route_reclaim;
 
 #endif

@@ -19,6 +19,7 @@ static const struct resource resources[] = {
 	{ { "v1", "sandboxes", "", "merge_into", "" }, .post = &route_merge },
 	{ { "v1", "sandboxes", "", "pause" }, .post = &route_pause },
 	{ { "v1", "sandboxes", "", "resume" }, .post = &route_resume },
+	{ { "v1", "sandboxes", "", "reclaim" }, .post = &route_reclaim },
 	{ { "v1", "tree" }, .get = &route_tree },
 	{ { "v1", "healthz" }, .get = &route_healthz },
 	{ { "v1", "version" }, .get = &route_version },

@@ -12,6 +12,7 @@
 #include "guest/agent/identity.h"
 #include "guest/agent/loop.h"
 #include "guest/agent/outbox.h"
+#include "guest/agent/reclaim.h"
 #include "guest/agent/repl.h"
 #include "guest/agent/shell.h"
 #include "guest/agent/transport.h"
@@ -40,6 +41,7 @@ struct agent {
 	struct listing listing;
 	struct trees trees;
 	struct identity identity;
+	struct reclaim reclaim;
 	struct inbox in;
 	struct outbox out;
 };

@@ -1,7 +1,6 @@
 /* The guest's side of guest/channel.h: see transport.h.
  *
- * Interfaces: <xen/gntalloc.h>, <xen/evtchn.h>; privcmd's hypercall ioctl as in
- * Linux include/uapi/xen/privcmd.h, whose own includes user space lacks. */
+ * Interfaces: <xen/gntalloc.h>, <xen/evtchn.h>. */
 #include "guest/channel.h"
 
 #include <errno.h>
@@ -11,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "guest/agent/hypercall.h"
 #include "guest/agent/ring.h"
 #include "guest/agent/transport.h"
 #include "guest/agent/util.h"
@@ -22,13 +22,6 @@ typedef uint16_t domid_t; /* for evtchn.h */
 #define RING_PAGES    32u
 #define CHANNEL_PAGES (1 + 2 * RING_PAGES)
 #define HOST_DOMAIN   0
-
-struct hypercall {
-	uint64_t op;
-	uint64_t arg[5];
-};
-
-#define IOCTL_HYPERCALL _IOC(_IOC_NONE, 'P', 0, sizeof(struct hypercall))
 
 struct channel_transport {
 	struct transport base; /* its source is /dev/xen/evtchn */
@@ -175,14 +168,14 @@ static int port_bind(struct channel_transport *c, const char **what)
 static int channel_register(const struct channel_transport *c, uint32_t control_ref,
 			    const char **what)
 {
-	cleanup_close int fd = open("/dev/xen/privcmd", O_RDWR | O_CLOEXEC);
-	struct hypercall call = { .op = RAMET_HYPERCALL,
-				  .arg = { RAMET_OP_CHANNEL, control_ref, c->port } };
+	cleanup_close int fd = hypercall_open();
+	int answer;
 
 	*what = "/dev/xen/privcmd";
-	if (fd < 0 || ioctl(fd, IOCTL_HYPERCALL, &call) < 0)
-		return -errno;
-	return 0;
+	if (fd < 0)
+		return fd;
+	answer = hypercall_make(fd, RAMET_OP_CHANNEL, control_ref, c->port, 0);
+	return answer < 0 ? answer : 0;
 }
 
 int transport_channel(struct transport **transport, const char **what)

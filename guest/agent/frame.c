@@ -31,6 +31,7 @@ static uint32_t fixed_size(uint8_t type)
 	case MSG_FILE_LIST:
 	case MSG_PING:
 	case MSG_SHUTDOWN:
+	case MSG_RECLAIM:
 		return 0;
 	default:
 		return NOT_FOR_US;

@@ -166,6 +166,7 @@ int identity_reseed(struct agent *agent, const struct frame *frame, const char *
 		*why = "reseed of a fork without its number";
 		return -EPROTO;
 	}
+	reclaim_copied(agent);
 	what = identity_apply(agent, &msg, frame->payload + sizeof(msg), &err);
 	if (what)
 		outbox_error(&agent->out, frame->id, -err, "reseed: %s: %s", what, strerror(-err));

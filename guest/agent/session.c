@@ -39,6 +39,7 @@ static void session_end(struct agent *agent, const char *why)
 	tree_abandon_all(agent);
 	exec_abandon_all(agent);
 	agent->identity.pending = false;
+	reclaim_abandon(agent);
 	if (!agent->is_init)
 		agent->ended = true;
 }
@@ -79,6 +80,9 @@ static int dispatch(struct agent *agent, const struct frame *frame, const char *
 		return 0;
 	case MSG_RESEED:
 		return identity_reseed(agent, frame, why);
+	case MSG_RECLAIM:
+		reclaim_request(agent, frame);
+		return 0;
 	case MSG_SHUTDOWN:
 		agent->closing = true;
 		break;
@@ -213,7 +217,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 uint64_t session_deadline(const struct agent *agent)
 {
 	return earlier(earlier(exec_deadline(agent), repl_deadline(agent)),
-		       identity_deadline(agent));
+		       earlier(identity_deadline(agent), reclaim_deadline(agent)));
 }
 
 void session_expire(struct agent *agent)
@@ -229,4 +233,5 @@ void session_expire(struct agent *agent)
 	exec_expire(agent, now);
 	repl_expire(agent, now);
 	identity_expire(agent, now);
+	reclaim_expire(agent, now);
 }

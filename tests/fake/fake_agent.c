@@ -276,11 +276,28 @@ static void take_reseed(struct fake_agent *agent, const struct frame *frame)
 		fake_send(agent, MSG_OK, frame->id, NULL, 0, NULL, 0);
 }
 
+static void take_reclaim(struct fake_agent *agent, const struct frame *frame)
+{
+	struct msg_reclaimed message = { .pages = 1024, .run_ns = 5 };
+
+	if (!strcmp(agent->script, "silent-reclaim"))
+		return;
+	if (!strcmp(agent->script, "huge-reclaim"))
+		message.pages = UINT64_MAX / 2;
+	if (!strcmp(agent->script, "refuse-reclaim"))
+		fake_send_error(agent, frame->id, EOPNOTSUPP, "no page flags");
+	else
+		fake_send(agent, MSG_RECLAIMED, frame->id, &message, sizeof(message), NULL, 0);
+}
+
 static void take(struct fake_agent *agent, const struct frame *frame)
 {
 	switch (frame->type) {
 	case MSG_RESEED:
 		take_reseed(agent, frame);
+		break;
+	case MSG_RECLAIM:
+		take_reclaim(agent, frame);
 		break;
 	case MSG_PING:
 		fake_send(agent, MSG_OK, frame->id, NULL, 0, NULL, 0);
