@@ -56,6 +56,13 @@ void http_call_clear(struct http_call *call)
 
 /* ---- one connection ---- */
 
+static void connection_close(struct connection *c)
+{
+	close_fd(&c->fd);
+	free(c->data);
+	*c = (struct connection){ .fd = -1 };
+}
+
 static int connection_watch(const struct http_pool *pool, struct connection *c, uint32_t events,
 			    int op, struct ramet_err *err)
 {
@@ -111,6 +118,10 @@ static int connection_receive(struct connection *c, struct ramet_err *err)
 	n = recv(c->fd, c->data + c->len, c->room - c->len - 1, MSG_DONTWAIT);
 	if (n < 0 && errno == EAGAIN)
 		return 0;
+	if (n == 0 && !c->call) { /* nothing happened on it for too long */
+		connection_close(c);
+		return 0;
+	}
 	if (n <= 0 || !c->call)
 		return err_set(err, EPROTO, "the daemon %s",
 			       n > 0 ? "answers what nobody asked" : "closed a connection");
@@ -147,13 +158,6 @@ static int connection_parse(struct connection *c, struct ramet_err *err)
 	call->body_len = length;
 	c->call = NULL;
 	return 1;
-}
-
-static void connection_close(struct connection *c)
-{
-	close_fd(&c->fd);
-	free(c->data);
-	*c = (struct connection){ .fd = -1 };
 }
 
 /* ---- all of them ---- */
@@ -250,7 +254,7 @@ static int connection_event(struct http_pool *pool, struct connection *c, uint32
 		if (r == 0 && c->sent == c->call->request_len)
 			r = connection_watch(pool, c, EPOLLIN, EPOLL_CTL_MOD, err);
 	}
-	if (r == 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+	if (r == 0 && c->fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
 		r = connection_receive(c, err);
 		if (r == 0 && c->call)
 			r = connection_parse(c, err);
