@@ -41,9 +41,10 @@ class InfoTest(SandboxCase):
         self.assertGreaterEqual(capacity["memory_mb"]["sandboxes"], 512)
 
     @needs_guest
-    def test_console_shows_the_kernel_booting(self):
-        reply = self.api.get(f"{self.base}/console")
-        self.assertIn(b"about to get started", reply.body)
+    def test_console_shows_what_the_guest_wrote_there(self):
+        self.run_code("echo 'to the console' > /dev/console", language="bash")
+        harness.eventually(
+            lambda: b"to the console" in self.api.get(f"{self.base}/console").body, "it is there")
 
     @needs_guest
     def test_guest_is_a_machine_of_its_own(self):

@@ -13,7 +13,8 @@ from pathlib import Path
 import harness
 from harness import RAMET, SandboxCase, needs_guest
 
-VERBS = ("create", "exec", "cp", "ls", "rm", "info", "console", "doctor", "version")
+VERBS = ("create", "exec", "cp", "ls", "rm", "fork", "merge", "pause", "resume", "tree", "info",
+         "console", "doctor", "version")
 
 
 def ramet(*arguments, socket="/nonexistent/ramet.sock", stdin=b"", **options):
@@ -57,7 +58,11 @@ class UsageTest(unittest.TestCase):
                           ("exec", "-f", "x", "i", "code"), ("cp", "a"), ("cp", "a", "b"),
                           ("cp", "sbx_a:/x", "sbx_b:/y"), ("cp", "sbx_a:rel", "x"),
                           ("cp", "--mode", "9", "a", "sbx_b:/x"), ("ls", "a"), ("ls", "sbx_a:rel"),
-                          ("rm",), ("rm", "--all", "x"), ("info",), ("console", "a", "b"),
+                          ("rm",), ("rm", "--all", "x"), ("fork",), ("fork", "a", "b"),
+                          ("fork", "-n", "0", "a"), ("fork", "-n", "x", "a"),
+                          ("fork", "--metadata", "x", "a"), ("fork", "--trace"), ("merge", "a"),
+                          ("merge", "a", "b", "c"), ("pause",), ("resume", "a", "b"), ("tree", "a"),
+                          ("info",), ("console", "a", "b"),
                           ("version", "x"), ("doctor", "x")):
             with self.subTest(arguments=arguments):
                 process = ramet(*arguments)
@@ -300,8 +305,10 @@ class SandboxTest(CliCase):
 
     @needs_guest
     def test_console(self):
-        self.assertIn(b"about to get started",
-                      self.assert_runs("console", self.sandbox).stdout)
+        self.run_code("echo 'to the console' > /dev/console", language="bash")
+        harness.eventually(
+            lambda: b"to the console" in self.assert_runs("console", self.sandbox).stdout,
+            "it is there")
 
 
 class DoctorTest(CliCase):

@@ -3,6 +3,7 @@
 The other test programs check each reply that they see against the description
 (harness.Api); this one makes sure that nothing in it goes unseen."""
 
+import re
 import socket
 import threading
 import unittest
@@ -13,6 +14,16 @@ from harness import SandboxCase
 
 UNKNOWN = "/v1/sandboxes/sbx_aaaaaaaaaaaaaaaaaaaa"
 
+# What only a real guest can do.
+GUEST_ONLY = {
+    ("POST", "/v1/sandboxes/{id}/fork", "201"),
+    ("POST", "/v1/sandboxes/{id}/fork", "429"),
+    ("POST", "/v1/sandboxes/{id}/merge_into/{winner}", "200"),
+    ("POST", "/v1/sandboxes/{id}/merge_into/{winner}", "409"),
+    ("POST", "/v1/sandboxes/{id}/pause", "200"),
+    ("POST", "/v1/sandboxes/{id}/resume", "200"),
+} if harness.WORKER == "fake" else set()
+
 # What cannot be brought about from outside on a healthy host, and why.
 ACCOUNTED = {
     ("POST", "/v1/sandboxes", "500"): "needs a worker or guest that breaks: BrokenWorkerTest",
@@ -21,6 +32,15 @@ ACCOUNTED = {
     ("POST", "/v1/sandboxes/{id}/exec", "500"): "needs a guest that dies: BrokenWorkerTest",
     ("POST", "/v1/sandboxes/{id}/exec", "503"): "needs a stopping daemon: EndTest",
     ("POST", "/v1/sandboxes/{id}/exec", "504"): "needs a guest that does not obey its agent",
+    ("POST", "/v1/sandboxes/{id}/fork", "500"): "needs a worker that dies in the fork",
+    ("POST", "/v1/sandboxes/{id}/fork", "503"): "needs a host without memory, or a stopping daemon",
+    ("POST", "/v1/sandboxes/{id}/fork", "504"): "needs a guest that does not stop",
+    ("POST", "/v1/sandboxes/{id}/merge_into/{winner}", "500"): "needs a guest that refuses a name",
+    ("POST", "/v1/sandboxes/{id}/merge_into/{winner}", "503"): "needs a host without memory",
+    ("POST", "/v1/sandboxes/{id}/pause", "500"): "needs a worker that dies in the pause",
+    ("POST", "/v1/sandboxes/{id}/pause", "503"): "needs a host without memory",
+    ("POST", "/v1/sandboxes/{id}/pause", "504"): "needs a guest that does not stop",
+    ("POST", "/v1/sandboxes/{id}/resume", "500"): "needs a worker that just died",
     ("GET", "/v1/sandboxes/{id}/files", "403"): "the agent is root in the guest",
     ("GET", "/v1/sandboxes/{id}/files", "429"): "needs 64 transfers that stay",
     ("GET", "/v1/sandboxes/{id}/files", "500"): "needs a failing disk in the guest",
@@ -54,8 +74,9 @@ class CoverageTest(SandboxCase):
         api.delete(self.base + "?" + "x" * 17000)
         daemon = harness.Daemon("--max-sandboxes", "1").start()
         try:
-            daemon.api().create()
+            sandbox = daemon.api().create()
             daemon.api().post("/v1/sandboxes", {})
+            daemon.api().post(f"/v1/sandboxes/{sandbox}/fork", {})
         finally:
             daemon.stop()
             daemon.destroy()
@@ -119,8 +140,35 @@ class CoverageTest(SandboxCase):
         api.close(closed)
         api.close(failing)
 
+    def exercise_forks(self):
+        api, parent = self.api, self.api.create()
+        base = f"/v1/sandboxes/{parent}"
+        children = [child["id"] for child in
+                    api.post(f"{base}/fork", {"n": 2}).json.get("children", [])]
+        children = children or [api.create(), api.create()]  # of a fake guest
+        api.post(f"{base}/fork", "{")
+        api.post(f"{base}/fork", " " * 70000)
+        api.request("POST", f"{base}/fork", "{}", {"Content-Type": "text/plain"})
+        for what in ("fork", "pause", "resume", f"merge_into/{parent}"):
+            api.request("POST", f"{UNKNOWN}/{what}")
+            api.request("POST", f"/v1/sandboxes/bad/{what}")
+            api.request("POST", f"{base}/{what}?{'x' * 17000}")
+        api.request("POST", f"{base}/pause")
+        for what in ("fork", "pause", f"merge_into/{children[0]}"):
+            api.request("POST", f"{base}/{what}")
+        for _ in range(2):
+            api.request("POST", f"{base}/resume")
+        api.request("POST", f"{base}/merge_into/{children[0]}")
+        api.request("POST", f"{base}/merge_into/{children[0]}")
+        api.get("/v1/tree")
+        api.get("/v1/tree?x=1")
+        for sandbox in (parent, *children):
+            api.delete(f"/v1/sandboxes/{sandbox}")
+
     def failed_sandbox(self):
-        """One whose worker was killed."""
+        """One whose guest or worker ended."""
+        if harness.WORKER == "real":
+            return self.panicked_sandbox()
         before = set(harness.processes_of(self.daemon.home))
         sandbox = self.api.create()
         for pid in set(harness.processes_of(self.daemon.home)) - before:
@@ -129,6 +177,15 @@ class CoverageTest(SandboxCase):
             lambda: self.api.get(f"/v1/sandboxes/{sandbox}").json["state"] == "failed",
             "the sandbox has failed")
         self.api.post(f"/v1/sandboxes/{sandbox}/exec", {"code": "1"})
+        return sandbox
+
+    def panicked_sandbox(self):
+        sandbox = self.api.create()
+        self.api.post(f"/v1/sandboxes/{sandbox}/exec?stream=false",
+                      {"code": "echo c > /proc/sysrq-trigger; sleep 60", "language": "bash"})
+        harness.eventually(
+            lambda: self.api.get(f"/v1/sandboxes/{sandbox}").json["state"] == "failed",
+            "the sandbox has failed")
         return sandbox
 
     def exercise_host(self):
@@ -140,13 +197,15 @@ class CoverageTest(SandboxCase):
         self.exercise_sandboxes()
         self.exercise_exec()
         self.exercise_files()
+        self.exercise_forks()
         self.exercise_host()
         described = {(method, template, status)
                      for method, template, operation in spec.operations()
                      for status in operation["responses"]}
         plain = {(method, template, "default") if (method, template, status) not in described
                  else (method, template, status) for method, template, status in spec.seen}
-        self.assertEqual(described - plain - set(ACCOUNTED), set(), "described but never seen")
+        self.assertEqual(described - plain - set(ACCOUNTED) - GUEST_ONLY, set(),
+                         "described but never seen")
         self.assertLessEqual(set(ACCOUNTED), described, "accounted for but not described")
 
 
@@ -190,7 +249,7 @@ class RouteTest(unittest.TestCase):
     def test_methods_are_exactly_those_described(self):
         api = harness.shared_daemon().api()
         for template, item in spec.DOCUMENT["paths"].items():
-            target = template.replace("{id}", "sbx_aaaaaaaaaaaaaaaaaaaa")
+            target = re.sub(r"\{\w+\}", "sbx_aaaaaaaaaaaaaaaaaaaa", template)
             reply = api.request("TRACE", target)
             allowed = set(reply.headers["Allow"].split(", "))
             self.assertEqual(allowed, {method.upper() for method in item if method != "parameters"},
@@ -199,7 +258,8 @@ class RouteTest(unittest.TestCase):
     def test_body_fields_are_exactly_those_described(self):
         api = harness.shared_daemon().api()
         for name, target in (("CreateRequest", "/v1/sandboxes"),
-                             ("ExecRequest", UNKNOWN + "/exec")):
+                             ("ExecRequest", UNKNOWN + "/exec"),
+                             ("ForkRequest", UNKNOWN + "/fork")):
             for field in spec.DOCUMENT["components"]["schemas"][name]["properties"]:
                 reply = api.post(target, {field: []})
                 self.assertEqual((reply.status, reply.error), (400, "invalid_request"), field)
