@@ -167,7 +167,8 @@ class Daemon:
 
     def __init__(self, *options, worker=WORKER, directory=None):
         Daemon.count += 1
-        self.options = options
+        # There is no machine whose memory could be copied behind the fake worker.
+        self.options = (*options, "--boot-each") if worker == "fake" else options
         self.worker = worker
         self.home = Path(directory or tempfile.mkdtemp(prefix="ramet-e2e-", dir="/tmp"))
         self.socket = str(self.home / "sock")
