@@ -128,7 +128,7 @@ static void only_the_hosts_types_are_known(void **state)
 		else
 			assert_bad(buf, "type");
 	}
-	assert_int_equal(known, MSG_SHUTDOWN - MSG_EXEC + 1);
+	assert_int_equal(known, MSG_RECLAIM - MSG_EXEC + 1);
 }
 
 /* Whatever comes: a frame inside the buffer, patience, or a reason. The buffer

@@ -49,7 +49,7 @@ static const struct shape shapes[] = {
 	{ 26, "pcpd" }, { 27, "p" },     { 28, "mp" },  { 29, "mp" },    { 30, "mp" },
 	{ 31, "mp" },   { 32, "mp" },    { 33, "mp" },  { 34, "mp" },    { 35, "p" },
 	{ 36, "p" },    { 37, "mp" },    { 38, "p" },   { 39, "mppcc" }, { 40, "mp" },
-	{ 41, "dcp" },  { 42, "mpcpc" }, { 48, "mp" },  { 55, "mss" },
+	{ 41, "dcp" },  { 42, "mpcpc" }, { 48, "mp" },  { 55, "mccp" },
 };
 
 struct fuzz {
@@ -201,6 +201,7 @@ static const struct fatal fatal_calls[] = {
 	{ 29, ~1u },     /* sched_op: all but yield */
 	{ 30, EVERY },   /* callback_op */
 	{ 32, 0xd0cu },  /* event_channel_op: closing, moving and resetting ports */
+	{ 55, 0x4u },    /* free pages: takes away what is in use */
 };
 
 static bool call_is_fatal(const privcmd_hypercall_t *call)
