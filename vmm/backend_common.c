@@ -94,7 +94,7 @@ void backend_segments_set(struct kvm_sregs *s, uint16_t cs)
 	s->ss = segment(kernel ? SEL_KERNEL_SS : SEL_USER_SS, SEGMENT_DATA, kernel ? 0 : 3, false);
 }
 
-static int sregs_init(struct machine *m, struct ramet_err *err)
+int backend_registers_init(struct machine *m, struct ramet_err *err)
 {
 	struct kvm_sregs s;
 
@@ -118,7 +118,9 @@ static int sregs_init(struct machine *m, struct ramet_err *err)
 				     .type = SEGMENT_TSS_BUSY };
 	if (ioctl(m->vcpu_fd, KVM_SET_SREGS, &s))
 		return err_errno(err, errno, "KVM_SET_SREGS");
+	m->has_guest = true;
 	m->run->s.regs.sregs = s;
+	m->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
 	return 0;
 }
 
@@ -162,10 +164,8 @@ int backend_processor_init(struct machine *m, const struct syscall_entry *entry,
 			   struct ramet_err *err)
 {
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = m->xcr0 } } };
-	int rc = sregs_init(m, err);
+	int rc = msrs_init(m, entry, err);
 
-	if (!rc)
-		rc = msrs_init(m, entry, err);
 	if (rc)
 		return rc;
 	if (ioctl(m->vcpu_fd, KVM_SET_XCRS, &xcrs))

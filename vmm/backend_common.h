@@ -36,9 +36,12 @@ struct syscall_entry {
 	uint64_t lstar, cstar, sfmask;
 };
 
-/* Gives the vCPU its fixed state: control registers, descriptor tables, flat
- * CPL-3 segments, system-call MSRs, XCR0; CR3 is the guest kernel's. Leaves a
- * copy in run->s.regs.sregs. 0 or -errno. */
+/* Gives the vCPU control registers, descriptor tables and flat CPL-3 segments;
+ * CR3 is the guest kernel's. Leaves a copy in run->s.regs.sregs, where KVM keeps
+ * it current. 0 or -errno. */
+int backend_registers_init(struct machine *m, struct ramet_err *err);
+
+/* Gives the vCPU its system-call MSRs and XCR0. 0 or -errno. */
 int backend_processor_init(struct machine *m, const struct syscall_entry *entry,
 			   struct ramet_err *err);
 

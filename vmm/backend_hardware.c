@@ -48,7 +48,7 @@ static int tsc_init(struct machine *m, struct ramet_err *err)
 	return 0;
 }
 
-static int hardware_setup(struct machine *m, struct ramet_err *err)
+static int hardware_prepare(struct machine *m, struct ramet_err *err)
 {
 	const struct syscall_entry entry = {
 		.lstar = m->fast_path ? SHIM_ENTRY_VA : HV_PAGE_VA(HV_PAGE_ENTRY_USER),
@@ -63,13 +63,17 @@ static int hardware_setup(struct machine *m, struct ramet_err *err)
 	m->backend = hw;
 	hardware_area_build(m);
 	rc = tsc_init(m, err);
-	if (!rc)
-		rc = backend_processor_init(m, &entry, err);
-	if (rc)
-		return rc;
+	return rc ? rc : backend_processor_init(m, &entry, err);
+}
+
+static int hardware_setup(struct machine *m, struct ramet_err *err)
+{
+	struct hardware *hw = m->backend;
+
+	if (m->fast_path)
+		backend_shim_store(m);
 	hw->kernel_gs = m->vcpu.kernel_mode;
-	m->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
-	return 0;
+	return backend_registers_init(m, err);
 }
 
 /* ---- entering: page-table commits and the way back into the guest ---- */
@@ -331,6 +335,7 @@ static void hardware_pv_changed(struct machine *m)
 
 const struct vcpu_ops vcpu_ops_hardware = {
 	.name = "hardware",
+	.prepare = hardware_prepare,
 	.setup = hardware_setup,
 	.enter = hardware_enter,
 	.mmu_commit = hardware_mmu_commit,

@@ -86,5 +86,4 @@ void hardware_area_build(struct machine *m)
 	memcpy(hv_page_ptr(m, HV_PAGE_SHIM), shim_hardware_start,
 	       (size_t)(shim_hardware_end - shim_hardware_start));
 	backend_shim_init(m, true);
-	backend_shim_store(m);
 }

@@ -58,7 +58,7 @@ static void ops_pages_map(struct machine *m)
 		hv_map(m, HV_VIEW_KERNEL, p, p, HV_MAP_WRITE);
 }
 
-static int software_setup(struct machine *m, struct ramet_err *err)
+static int software_prepare(struct machine *m, struct ramet_err *err)
 {
 	const struct syscall_entry entry = { .lstar = ENTRY_VA,
 					     .cstar = ENTRY_VA + BACKEND_COMPAT_OFFSET,
@@ -78,12 +78,17 @@ static int software_setup(struct machine *m, struct ramet_err *err)
 	if (rc)
 		return rc;
 	ops_pages_map(m);
-	rc = backend_processor_init(m, &entry, err);
-	if (rc)
-		return rc;
+	return backend_processor_init(m, &entry, err);
+}
+
+static int software_setup(struct machine *m, struct ramet_err *err)
+{
+	struct software *sw = m->backend;
+
+	if (m->fast_path)
+		software_shim_store(m);
 	sw->hw_kernel = m->vcpu.kernel_mode;
-	m->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
-	return 0;
+	return backend_registers_init(m, err);
 }
 
 /* ---- page-table commits ---- */
@@ -401,6 +406,7 @@ static void software_pv_changed(struct machine *m)
 
 const struct vcpu_ops vcpu_ops_software = {
 	.name = "software",
+	.prepare = software_prepare,
 	.setup = software_setup,
 	.enter = software_enter,
 	.mmu_commit = software_mmu_commit,

@@ -195,7 +195,6 @@ int software_shim_install(struct machine *m, struct ramet_err *err)
 	gates_build(m);
 	entry_frame(m, FRAME_FAULT_OFFSET, SHIM_OFFSET_FAULT);
 	entry_frame(m, FRAME_BREAK_OFFSET, SHIM_OFFSET_BREAK);
-	software_shim_store(m);
 	if (!split)
 		return 0;
 	/* A store that KVM sees makes it look through the whole table at the next

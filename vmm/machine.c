@@ -186,6 +186,8 @@ static int create(struct machine *m, int kvm_fd, const struct probe_result *prob
 		rc = vcpu_create(m, err);
 	if (!rc)
 		rc = signals_create(m, err);
+	if (!rc)
+		rc = m->ops->prepare(m, err);
 	if (rc)
 		machine_destroy(m);
 	return rc;

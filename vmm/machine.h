@@ -146,6 +146,7 @@ struct machine {
 	struct kvm_cpuid2 *cpuid_supported; /* owned; NULL: KVM sets no limits */
 
 	/* Run loop. */
+	bool has_guest; /* the processor was set up for one */
 	bool want_injection;
 	bool want_pause; /* set by a sink: machine_run() returns when it can */
 	bool paused;     /* it did, and m->vcpu is at an instruction boundary */

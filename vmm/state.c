@@ -67,7 +67,7 @@ static bool tsc_fits(uint64_t a, uint64_t b)
 static int machine_fits(const struct machine *m, const struct machine_state *s,
 			struct ramet_err *err)
 {
-	if (m->backend)
+	if (m->has_guest)
 		return err_set(err, EBUSY, "the machine runs a guest already");
 	if (s->ram_bytes != m->mem.ram_bytes)
 		return err_set(err, EXDEV,

@@ -45,8 +45,12 @@ struct vcpu_exit {
 struct vcpu_ops {
 	const char *name;
 
-	/* Fills the hypervisor area and sets the processor up so that enter()
-	 * starts from m->vcpu. Called once, guest memory in place. */
+	/* What does not depend on a guest: the hypervisor area, the processor's
+	 * fixed state. Called once, when the machine is made. */
+	int (*prepare)(struct machine *m, struct ramet_err *err);
+
+	/* Takes the guest on: enter() starts from m->vcpu. Called once, guest
+	 * memory in place. */
 	int (*setup)(struct machine *m, struct ramet_err *err);
 
 	/* Commits m->mmu pending changes and m->vcpu, runs the guest, decodes why

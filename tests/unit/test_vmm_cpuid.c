@@ -131,10 +131,10 @@ static void xsave_sizes_fit_the_exposed_components(void **state)
 	uint64_t full = m->xcr0;
 
 	check_xsave(m);
-	m->xcr0 = 3;
+	cpuid_expose(m, 3);
 	check_xsave(m);
 	if (full & 4) {
-		m->xcr0 = 7;
+		cpuid_expose(m, 7);
 		check_xsave(m);
 	}
 }
