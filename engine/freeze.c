@@ -17,7 +17,12 @@
 
 /* Ranges that one fork adds at most, where the limit of extents has room. */
 #define RANGES_LEAST 16u
-#define RANGES_MOST  64u
+#define RANGES_MOST  48u
+
+/* An image has fewer: every guest there ever is maps each of them, and the zero
+ * pages between cost memory once. */
+#define IMAGE_RANGES    24u
+#define IMAGE_GAP_PAGES 256u
 
 struct freeze {
 	struct sandbox *sandbox;
@@ -127,7 +132,11 @@ static void freeze_pause(struct freeze *freeze)
 	int r = 0;
 
 	freeze->full = !freeze->stay && !memory;
-	pause.full = freeze->full;
+	if (freeze->full) {
+		pause.full = 1;
+		pause.gap_pages = IMAGE_GAP_PAGES;
+		room = IMAGE_RANGES;
+	}
 	if (memory && freeze_gathers(s)) {
 		pause.keep_layers = 1;
 		room = RANGES_MOST; /* in the place of what it gathers */
