@@ -8,7 +8,7 @@ MIB = 1 << 20
 MARKS = 64  # pages that each child writes of its own
 
 SOURCE = r"""
-import os, random, time, zlib
+import os, random, threading, time, zlib
 MIB, PAGE = 1 << 20, 4096
 
 
@@ -83,6 +83,28 @@ def touch(write, shuffled, limit_ns):
         if now - start > limit_ns:
             break
     return done, now - start
+
+
+def watch(duration_ns):
+    # A thread that does nothing but look at the clock.
+    global watcher
+
+    def look():
+        global longest
+        longest, last = 0, time.perf_counter_ns()
+        end = last + duration_ns
+        while last < end:
+            now = time.perf_counter_ns()
+            longest, last = max(longest, now - last), now
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+
+
+def watched():
+    # The longest that it could not.
+    watcher.join()
+    return longest
 """
 
 

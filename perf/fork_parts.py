@@ -78,8 +78,8 @@ class Parent:
         self.number = 0
         area = point.area or point.dirty
         self.area = area
-        client.run([(self.id, fork_guest.SOURCE),
-                    (self.id, f"grow({area}, {point.pieces}, {point.dirty})")])
+        client.run([(self.id, fork_guest.SOURCE)])
+        client.run([(self.id, f"grow({area}, {point.pieces}, {point.dirty})")])
 
     def dirty(self):
         self.number += 1
@@ -154,7 +154,29 @@ def guest_memory(client):
     return found
 
 
-def measured_fork(data, series, parent, count, with_memory):
+def undisturbed(series, client, exits, peak, with_memory):
+    """What needs that nobody does anything meanwhile: how long the layer takes to
+    be filled, and the memory of every guest (pid -> bytes)."""
+    series.add("fill", exits.first() * 1e3)
+    if peak.more() is not None:
+        series.add("peak", peak.more() / host.MIB)
+    if not with_memory:
+        return {}
+    client.settle()
+    return guest_memory(client)
+
+
+def add_memory(series, memory, gone):
+    """Of those guests that are gone since: the children."""
+    for name in ("charged", "kernel", "anonymous"):
+        values = [memory[pid][name] for pid in gone if memory[pid][name] is not None]
+        if values:
+            series.add(f"{name}_mib", sum(values) / len(values) / host.MIB)
+
+
+def measured_fork(data, series, parent, count, at_once):
+    """One round. `at_once`: the memory is checked while the layer is filled, else
+    what filling it costs is measured first."""
     client = parent.client
     parent.dirty()
     shares = fork_guest.shares(parent.area, count)
@@ -168,22 +190,17 @@ def measured_fork(data, series, parent, count, with_memory):
     for call in answers:
         if call["reply"]["result"] != "1":
             raise Failed(f"run_code(\"1\") gave {call['reply']}")
-    series.add("fill", exits.first() * 1e3)
-    if peak.more() is not None:
-        series.add("peak", peak.more() / host.MIB)
     memory = {}
-    if with_memory:
-        client.settle()
-        memory = guest_memory(client)
-    check(data, parent, reply["children"], shares, expected)
+    if at_once:
+        check(data, parent, reply["children"], shares, expected)
+        exits.first()
+    else:
+        memory = undisturbed(series, client, exits, peak, count > 1)
+        check(data, parent, reply["children"], shares, expected)
     series.add("teardown", client.delete([child["id"] for child in reply["children"]]))
-    if memory:
-        gone = set(memory) - set(client.workers())
-        if len(gone) == count:
-            for name in ("charged", "kernel", "anonymous"):
-                values = [memory[pid][name] for pid in gone if memory[pid][name] is not None]
-                if values:
-                    series.add(f"{name}_mib", sum(values) / len(values) / host.MIB)
+    gone = set(memory) - set(client.workers())
+    if len(gone) == count:
+        add_memory(series, memory, gone)
 
 
 def forks(data, build, plan):
@@ -194,8 +211,8 @@ def forks(data, build, plan):
                 note(f"forks: {point}")
                 parent = Parent(client, point)
                 series = Series()
-                for _ in range(plan.rounds_of(point.n)):
-                    measured_fork(data, series, parent, point.n, point.n > 1)
+                for number in range(plan.rounds_of(point.n)):
+                    measured_fork(data, series, parent, point.n, number % 2 == 1)
                 data.setdefault("forks", []).append({**point._asdict(), "depth": 1,
                                                      "series": series})
                 client.delete([parent.id])
@@ -276,6 +293,27 @@ def tax(data, build, plan):
                 client.delete([child["id"] for child in reply["children"]])
 
 
+def standstill(data, build, plan):
+    """The longest time that a busy thread of the parent did not run, as its guest
+    sees it, when it is forked and when not."""
+    point = plan.tax_point
+    found = data.setdefault("standstill", {"ms": {"forked": [], "not forked": []}})
+    with fork_client.daemon(build, 4, plan.mode) as client:
+        parent = Parent(client, point)
+        note("standstill")
+        for number in range(2 * plan.rounds):
+            forked = number % 2 == 1
+            parent.dirty()
+            client.settle()
+            client.run([(parent.id, "watch(300000000)")])
+            if forked:
+                reply = client.fork(parent.id, 1)[0]
+            longest, = client.run([(parent.id, "watched()")])
+            found["ms"]["forked" if forked else "not forked"].append(longest / 1e6)
+            if forked:
+                client.delete([child["id"] for child in reply["children"]])
+
+
 MEMINFO = ("MemAvailable", "Slab", "PageTables", "KernelStack", "Percpu", "AnonPages", "Shmem")
 
 
@@ -328,4 +366,4 @@ def pause(seconds):
 
 
 PARTS = {"calibration": calibration, "baselines": baselines, "creates": creates, "forks": forks,
-         "depth": depth, "tax": tax, "idle": idle}
+         "depth": depth, "tax": tax, "standstill": standstill, "idle": idle}

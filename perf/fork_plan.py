@@ -74,7 +74,7 @@ class Plan:
     def rounds_of(self, count):
         """Many children take long and give many samples each."""
         if count >= 50:
-            return max(1, self.rounds // 2)
+            return max(2, self.rounds // 2)
         return self.rounds
 
     def groups(self):

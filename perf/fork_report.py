@@ -4,7 +4,7 @@ The data, as fork.json has it: "host" and "parameters"; "calibration": name ->
 {"unit", "samples"}; "baselines": [{"kind": copy, fork2 or python, parameters,
 "ms": {name: samples}}]; "creates": {"ram", "series"}; "forks": [{"axis", "ram",
 "dirty", "n", "pieces", "area", "depth", "series": {name: samples}}]; "tax":
-{"us": {what: {who: samples}}}; "idle"; "checks". Series are milliseconds unless
+{"us": {what: {who: samples}}}; "standstill": {"ms": {when: samples}}; "idle"; "checks". Series are milliseconds unless
 their name says otherwise. Any part may be missing.
 """
 
@@ -172,6 +172,12 @@ def tables(data):
                 for name, who in tax["us"].items()]
         yield ("The first 100 ms after a fork, us per page", "",
                ["", "before", "parent", "child"], rows)
+    still = data.get("standstill")
+    if still:
+        rows = [[name, *(show(p(values, percent)) for percent in (50, 90)), show(max(values))]
+                for name, values in still["ms"].items() if values]
+        yield ("Longest standstill of a busy thread of the parent, ms", "as its guest sees it",
+               ["", "p50", "p90", "highest"], rows)
     if data.get("idle"):
         yield "Idle children", "", ["", "value", "unit"], list(idle_rows(data["idle"]))
     if data.get("baselines"):
