@@ -66,7 +66,7 @@ static int reclaim_on_deadline(sd_event_source *source, uint64_t usec, void *arg
 	(void)source;
 	(void)usec;
 	(void)err_set(&err, ETIMEDOUT,
-		      "the guest did not go through its memory within %.0f s (limit "
+		      "the guest did not go through its memory within %.1f s (limit "
 		      "reclaim_deadline)",
 		      reclaim->limit_s);
 	reclaim_tell(reclaim, 0, &err);

@@ -159,7 +159,7 @@ static void warm_reclaimed(void *arg, uint64_t bytes, const struct ramet_err *er
 	if (err)
 		log_info("template '%s' is frozen with its free memory: %s", image->name, err->msg);
 	if (sandbox_freeze(image->builder, false, image_on_frozen, image, &cause) < 0)
-		image_fail(image, &cause);
+		image_fail(image, err ? err : &cause);
 }
 
 static void warm_done(void *arg, const struct exec_exit *result, const struct ramet_err *err)

@@ -1,5 +1,6 @@
 """The conversation itself: hello, abuse, the end of the connection, seeds."""
 
+import errno
 import os
 import random
 import signal
@@ -12,8 +13,8 @@ import uuid
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from wire import (AGENT, BASH, CANCEL, CREDIT, EXEC, EXEC_DATA, FILE_OPEN, HELLO, MAGIC, OK,
-                  PAYLOAD_MAX, PING, PYTHON, RESEED, SHUTDOWN, Agent, AgentError, Closed,
-                  header, wait_gone)
+                  PAYLOAD_MAX, PING, PYTHON, RECLAIM, RECLAIMED, RESEED, SHUTDOWN, Agent,
+                  AgentError, Closed, header, wait_gone)
 
 
 class Hello(unittest.TestCase):
@@ -95,7 +96,7 @@ class Abuse(unittest.TestCase):
             with Agent() as agent:
                 try:
                     for _ in range(60):
-                        kind = rng.choice((16, 17, 18, 19, 21, 22, 23, 25, 26))
+                        kind = rng.choice((16, 17, 18, 19, 21, 22, 23, 25, 26, 29))
                         agent.send(kind, rng.randrange(1, 5),
                                    rng.randbytes(rng.choice((0, 4, 16, 24, 40, 100))))
                     ident = 1000
@@ -150,6 +151,14 @@ class End(unittest.TestCase):
         r = agent.run("import os, subprocess\n"
                       "print(subprocess.Popen(['sleep', '300']).pid)\nos.getpid()")
         return pids + [int(r.stdout), int(r.result)]
+
+    def test_a_host_without_hypercalls_takes_no_memory(self):
+        with Agent() as agent:
+            for _ in range(3):
+                with self.assertRaises(AgentError) as caught:
+                    agent.call(RECLAIM, b"", RECLAIMED)
+                self.assertEqual(caught.exception.errno, errno.EOPNOTSUPP)
+            self.assertEqual(agent.run("1 + 1").result, "2")
 
     def test_shutdown(self):
         with Agent() as agent:

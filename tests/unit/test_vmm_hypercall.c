@@ -368,6 +368,49 @@ static void random_hypercalls_are_survived(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+static int64_t free_pages(struct machine *m, uint64_t first, uint64_t count, uint64_t va)
+{
+	return fake_call(m, RAMET_HYPERCALL, RAMET_OP_FREE_PAGES, first, count, va);
+}
+
+static void hostile_lists_of_free_pages_are_refused(void **state)
+{
+	struct machine *m = *state;
+	static const uint64_t ones[FREE_PAGES_MAX / 64] = { ~0ull };
+	uint64_t va = fake_put(m, 0, ones, sizeof(ones));
+	uint64_t frames = guest_frames(&m->mem);
+
+	assert_int_equal(free_pages(m, 0, FREE_PAGES_MAX + 64, va), -EINVAL);
+	assert_int_equal(free_pages(m, 0, ~63ull, va), -EINVAL);
+	assert_int_equal(free_pages(m, 0, 1ull << 32, va), -EINVAL);
+	assert_int_equal(free_pages(m, 0, 65, va), -EINVAL);
+	assert_int_equal(free_pages(m, 32, 64, va), -EINVAL);
+	assert_int_equal(free_pages(m, frames, 64, va), -EINVAL);
+	assert_int_equal(free_pages(m, ~63ull, 64, va), -EINVAL);
+	assert_int_equal(free_pages(m, frames - 64, 128, va), -EINVAL);
+	assert_int_equal(free_pages(m, 0, 64, FAKE_HOLE_VA), -EFAULT);
+	assert_int_equal(free_pages(m, 0, 128, FAKE_HOLE_VA - 8), -EFAULT);
+	assert_int_equal(free_pages(m, 0, 0, FAKE_HOLE_VA), 0);
+}
+
+static void unknown_calls_of_our_own_are_refused(void **state)
+{
+	assert_int_equal(fake_call(*state, RAMET_HYPERCALL, 4, 0, 0, 0), -ENOSYS);
+	assert_int_equal(fake_call(*state, RAMET_HYPERCALL, ~0ull, 0, 0, 0), -ENOSYS);
+}
+
+/* No balloon: the frames of this machine cannot be exchanged. */
+static void reservations_cannot_be_changed(void **state)
+{
+	const uint64_t commands[] = { XENMEM_increase_reservation, XENMEM_decrease_reservation,
+				      XENMEM_populate_physmap, XENMEM_exchange };
+
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		assert_int_equal(fake_call(*state, __HYPERVISOR_memory_op, commands[i],
+					   FAKE_VA(FAKE_SCRATCH), 0, 0),
+				 -ENOSYS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -375,6 +418,9 @@ int main(void)
 		TEST(hostile_trap_tables_are_refused),
 		TEST(callbacks_are_taken),
 		TEST(memory_is_described),
+		TEST(hostile_lists_of_free_pages_are_refused),
+		TEST(unknown_calls_of_our_own_are_refused),
+		TEST(reservations_cannot_be_changed),
 		TEST(only_one_vcpu_is_up),
 		TEST(the_guests_clock_follows_ours),
 		TEST(the_end_has_a_reason),
