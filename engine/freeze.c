@@ -17,7 +17,7 @@
 
 /* Ranges that one fork adds at most, where the limit of extents has room. */
 #define RANGES_LEAST 16u
-#define RANGES_MOST  48u
+#define RANGES_MOST  64u
 
 /* An image has fewer: every guest there ever is maps each of them, and the zero
  * pages between cost memory once. */
