@@ -6,10 +6,16 @@
 #include <xxhash.h>
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "guest/agent/tree_walk.h"
+
+#define CACHE_PAGE   4096u
+#define CACHE_WINDOW (256u << 20)
 
 static void hash_store(XXH128_hash_t value, uint64_t hash[2])
 {
@@ -62,8 +68,27 @@ static ssize_t read_at(int fd, uint8_t *buffer, size_t length, uint64_t offset)
 	return (ssize_t)done;
 }
 
-/* The block in which the next data begins, from `offset` on; `size`: none. */
-static uint64_t data_next(int fd, uint64_t offset, uint64_t size)
+/* How a file tells where it has holes. */
+enum holes {
+	HOLES_NONE,
+	HOLES_SEEK,  /* lseek(2) */
+	HOLES_CACHE, /* ramfs: what is not in the page cache, and reading puts it there */
+};
+
+static enum holes holes_kind(int fd, const struct stat *st)
+{
+	uint64_t size = (uint64_t)st->st_size;
+	struct statfs fs;
+
+	if (size <= TREE_BLOCK || (uint64_t)st->st_blocks >= size / 512)
+		return HOLES_NONE;
+	if (fstatfs(fd, &fs) == 0 && fs.f_type == RAMFS_MAGIC)
+		return HOLES_CACHE;
+	return HOLES_SEEK;
+}
+
+/* The block of the next data, from `offset` on; `size`: there is none. */
+static uint64_t data_seek(int fd, uint64_t offset, uint64_t size)
 {
 	off_t at = lseek(fd, (off_t)offset, SEEK_DATA);
 
@@ -74,10 +99,36 @@ static uint64_t data_next(int fd, uint64_t offset, uint64_t size)
 	return (uint64_t)at / TREE_BLOCK * TREE_BLOCK;
 }
 
+/* The same by mincore(2), a window at a time. */
+static uint64_t data_cached(int fd, uint64_t offset, uint64_t size)
+{
+	static unsigned char resident[CACHE_WINDOW / CACHE_PAGE];
+
+	while (offset < size) {
+		size_t length =
+			size - offset < CACHE_WINDOW ? (size_t)(size - offset) : CACHE_WINDOW;
+		size_t pages = (length + CACHE_PAGE - 1) / CACHE_PAGE;
+		void *at = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, (off_t)offset);
+		const unsigned char *first;
+
+		if (at == MAP_FAILED)
+			return offset;
+		if (mincore(at, length, resident) < 0)
+			memset(resident, 1, pages);
+		(void)munmap(at, length);
+		first = memchr(resident, 1, pages);
+		if (first)
+			return (offset + (uint64_t)(first - resident) * CACHE_PAGE) / TREE_BLOCK *
+			       TREE_BLOCK;
+		offset += length;
+	}
+	return size;
+}
+
 int tree_hash_file(int fd, const struct stat *st, uint8_t *buffer, uint64_t *size, uint64_t hash[2])
 {
 	uint64_t end = (uint64_t)st->st_size, offset = 0;
-	bool holes = (uint64_t)st->st_blocks < end / 512;
+	enum holes holes = holes_kind(fd, st);
 	XXH3_state_t state;
 
 	(void)XXH3_128bits_reset(&state);
@@ -85,8 +136,10 @@ int tree_hash_file(int fd, const struct stat *st, uint8_t *buffer, uint64_t *siz
 		size_t want;
 		ssize_t n;
 
-		if (holes)
-			offset = data_next(fd, offset, end);
+		if (holes == HOLES_SEEK)
+			offset = data_seek(fd, offset, end);
+		else if (holes == HOLES_CACHE)
+			offset = data_cached(fd, offset, end);
 		want = end - offset < TREE_READ_SIZE ? (size_t)(end - offset) : TREE_READ_SIZE;
 		n = read_at(fd, buffer, want, offset);
 		if (n < 0)

@@ -40,6 +40,13 @@ class TreeCase(unittest.TestCase):
             f.write(data)
         return self.path(name)
 
+    def mount(self, kind, name):
+        os.mkdir(self.path(name))
+        done = subprocess.run(["mount", "-t", kind, kind, self.path(name)], capture_output=True)
+        if done.returncode:
+            self.skipTest("mounts are not allowed here: " + done.stderr.decode().strip())
+        self.addCleanup(subprocess.run, ["umount", self.path(name)], check=True)
+
     def walk(self, *roots):
         return {entry.path: entry for entry in self.agent.tree(*(roots or [self.dir]))}
 
@@ -162,13 +169,6 @@ class Kinds(TreeCase):
         self.assertNotEqual(by_name[b"null"].hash, by_name[b"zero"].hash)
         self.assertEqual({e.flags for e in entries.values()}, {0})
 
-    def mount(self, kind, name):
-        os.mkdir(self.path(name))
-        done = subprocess.run(["mount", "-t", kind, kind, self.path(name)], capture_output=True)
-        if done.returncode:
-            self.skipTest("mounts are not allowed here: " + done.stderr.decode().strip())
-        self.addCleanup(subprocess.run, ["umount", self.path(name)], check=True)
-
     def test_virtual_file_systems_are_not_entered_others_are(self):
         self.mount("proc", "proc")
         self.mount("tmpfs", "tmpfs")
@@ -224,6 +224,27 @@ class Hashes(TreeCase):
         self.assertEqual(entry.size, (1 << 40) + 3)
         self.assertLess(time.monotonic() - start, 5)
 
+    def test_holes_on_ramfs_stay_holes(self):
+        self.mount("ramfs", "ramfs")
+        data = os.urandom(100_000)
+        with open(self.path("ramfs/hole"), "wb") as f:
+            f.seek(300 * MIB + 5)
+            f.write(data)
+            f.truncate(600 * MIB)
+        self.put("copy", b"")
+        with open(self.path("copy"), "wb") as f:
+            f.seek(300 * MIB + 5)
+            f.write(data)
+            f.truncate(600 * MIB)
+        before = self.cached()
+        hole, copy = self.one("ramfs/hole"), self.one("copy")
+        self.assertEqual((hole.hash, hole.size), (copy.hash, copy.size))
+        self.assertLess(self.cached() - before, 100 * MIB)
+
+    def cached(self):
+        with open("/proc/meminfo") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("Cached"))
+
     def test_reading_leaves_the_access_time(self):
         path = self.put("f")
         os.utime(path, ns=(5, 10))
@@ -250,6 +271,12 @@ class Conversation(TreeCase):
         for i in range(count):
             with open(self.path("a-rather-long-name-of-a-file-%06d" % i), "wb"):
                 pass
+
+    def started(self):
+        """A walk whose process has begun, and waits for credit."""
+        ident = self.agent.tree_start(self.dir, credit=TREE_PAGE)
+        self.assertTrue(self.agent.tree_page(ident)[0])
+        return ident
 
     def walkers(self):
         pid = self.agent.process.pid
@@ -280,8 +307,7 @@ class Conversation(TreeCase):
 
     def test_cancel_ends_the_walk_and_its_process(self):
         self.many()
-        ident = self.agent.tree_start(self.dir, credit=0)
-        self.agent.ping()
+        ident = self.started()
         pids = self.walkers()
         self.assertEqual(len(pids), 1)
         self.agent.send(CANCEL, ident)
@@ -303,8 +329,7 @@ class Conversation(TreeCase):
 
     def test_a_walker_that_is_killed_is_an_error(self):
         self.many()
-        ident = self.agent.tree_start(self.dir, credit=0)
-        self.agent.ping()
+        ident = self.started()
         pid = self.walkers()[0]
         os.kill(pid, 9)
         wait_gone(pid)
