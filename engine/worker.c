@@ -191,7 +191,7 @@ static int worker_take(struct worker *worker, const union control_message *m, si
 	case CONTROL_CONSOLE:
 		return worker_take_console(worker, &m->console, length, err);
 	case CONTROL_STATS_REPLY:
-		return worker_bad(err, "statistics nobody asked for");
+		return worker_take_stats(worker, &m->stats, length, err);
 	case CONTROL_ENDED:
 		return worker_take_ended(worker, &m->ended, length, err);
 	case CONTROL_FAILED:
@@ -244,6 +244,7 @@ static int worker_on_io(sd_event_source *source, int fd, uint32_t revents, void 
 		r = worker_receive(worker, &err);
 	if (r < 0) {
 		worker->io = sd_event_source_disable_unref(worker->io);
+		worker_stats_lost(worker, &err);
 		if (worker->callbacks.lost)
 			worker->callbacks.lost(worker->arg, &err);
 	}
@@ -263,6 +264,7 @@ int worker_create(sd_event *loop, const struct limits *limits, int fd,
 	w->arg = arg;
 	w->fd = -1;
 	STAILQ_INIT(&w->waiting);
+	TAILQ_INIT(&w->stats);
 	console_init(&w->console, limits->console_tail);
 	r = sd_event_add_io(loop, &w->io, fd, EPOLLIN, worker_on_io, w);
 	if (r < 0) {
@@ -276,8 +278,12 @@ int worker_create(sd_event *loop, const struct limits *limits, int fd,
 
 void worker_destroy(struct worker *worker)
 {
+	struct ramet_err err;
+
 	if (!worker)
 		return;
+	(void)err_set(&err, ECONNRESET, "the connection to the worker was closed");
+	worker_stats_lost(worker, &err);
 	worker->io = sd_event_source_disable_unref(worker->io);
 	worker_forget_waiting(worker);
 	close_fd(&worker->fd);

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <systemd/sd-event.h>
 
 #include "engine/limits.h"
@@ -19,6 +20,17 @@
 #include "vmm/control.h"
 
 struct worker;
+
+/* Someone who waits for CONTROL_STATS_REPLY; embedded in his own. */
+struct worker_stats {
+	struct worker *worker; /* NULL: does not wait */
+	uint64_t number;
+	/* Once; then it does not wait any more. `stats` is NULL when err is set:
+	 * the worker is lost. */
+	void (*done)(struct worker_stats *request, const struct control_stats *stats,
+		     const struct ramet_err *err);
+	TAILQ_ENTRY(worker_stats) link;
+};
 
 /* Called from the loop, as answers to what was sent; `lost` at any time, once,
  * last. NULL members are not called. */
@@ -85,6 +97,12 @@ int worker_donate(struct worker *worker, int layer_fd, int uffd_fd, const int *s
 /* Child `id` waits for pages in `ranges` through `uffd`. -E2BIG. */
 int worker_child(struct worker *worker, uint32_t id, uint64_t base, int uffd,
 		 const struct range_list *ranges, struct ramet_err *err);
+
+/* Asks a running or paused worker. `bitmap_fd` (-1: none) is for the pages that
+ * the guest wrote to, see struct control_stats; -EBUSY: it is neither. */
+int worker_ask_stats(struct worker *worker, struct worker_stats *request, int bitmap_fd,
+		     struct ramet_err *err);
+void worker_stats_cancel(struct worker_stats *request); /* harmless when it does not wait */
 
 /* Whether requests wait to be sent; `drained` follows. */
 bool worker_waiting(const struct worker *worker);

@@ -83,8 +83,8 @@ static struct worker_message *message_make(const void *bytes, size_t length, con
 	return message;
 }
 
-static int worker_send(struct worker *worker, const void *bytes, size_t length, const int *fds,
-		       size_t nfds, struct ramet_err *err)
+int worker_send(struct worker *worker, const void *bytes, size_t length, const int *fds,
+		size_t nfds, struct ramet_err *err)
 {
 	struct worker_message *message;
 	int r = -EAGAIN;

@@ -45,11 +45,23 @@ struct worker {
 	struct console console;
 	STAILQ_HEAD(, worker_message) waiting;
 	unsigned int waiting_count;
+	TAILQ_HEAD(, worker_stats) stats; /* who waits, in order */
+	uint64_t stats_asked, stats_answered;
 };
 
 /* The socket takes messages again. engine/worker_send.c */
 void worker_flush(struct worker *worker);
 void worker_forget_waiting(struct worker *worker);
+
+/* Statistics: engine/worker_stats.c */
+int worker_take_stats(struct worker *worker, const struct control_stats *stats, size_t length,
+		      struct ramet_err *err);
+/* Whoever waits hears `err`. */
+void worker_stats_lost(struct worker *worker, const struct ramet_err *err);
+
+/* One message, now or when the socket takes it. engine/worker_send.c */
+int worker_send(struct worker *worker, const void *bytes, size_t length, const int *fds,
+		size_t nfds, struct ramet_err *err);
 
 /* Takes in one message of a dead worker. engine/worker.c */
 int worker_take_console(struct worker *worker, const struct control_console *console, size_t length,

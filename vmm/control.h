@@ -37,7 +37,7 @@
 enum control_type {
 	/* Daemon to worker. */
 	CONTROL_BOOT = 1,    /* struct control_boot + kernel fd + initrd fds */
-	CONTROL_STATS = 2,   /* [CONTROL_STATS_REPLY] */
+	CONTROL_STATS = 2,   /* [CONTROL_STATS_REPLY] nothing, or a file for a bitmap */
 	CONTROL_SHELL = 3,   /* [CONTROL_SHELL_READY] struct control_shell, /dev/userfaultfd */
 	CONTROL_RESTORE = 4, /* [CONTROL_RESTORED] struct control_restore, bundle, layer fds */
 	CONTROL_RUN = 5,     /* [CONTROL_BOOTED] starts or continues a restored guest */
@@ -107,6 +107,11 @@ struct control_stats {
 	uint64_t blocked_ns;       /* time the vCPU was idle */
 	uint64_t channel_to_host;  /* bytes */
 	uint64_t channel_to_guest; /* bytes */
+	/* Pages that the guest wrote to since its memory was restored. They are
+	 * marked in the file, if it came (read-write; a bit per page of guest
+	 * memory; as long as that). UINT64_MAX: not known, as writes of a guest
+	 * that was booted are not logged, or the file is too short. */
+	uint64_t dirty_pages;
 };
 
 struct control_shell {

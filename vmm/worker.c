@@ -64,23 +64,6 @@ static void channel_report(void *arg)
 	(void)control_reply(arg, &message, sizeof(message), NULL, 0);
 }
 
-static void stats_reply(struct worker *w)
-{
-	const struct machine_stats *s = &w->machine.stats;
-	struct control_stats message = {
-		.header = { CONTROL_VERSION, CONTROL_STATS_REPLY },
-		.exits = s->exits,
-		.hypercalls = s->hypercalls,
-		.exceptions = s->exceptions,
-		.upcalls = s->upcalls,
-		.blocked_ns = s->blocked_ns,
-		.channel_to_host = s->channel_to_host,
-		.channel_to_guest = s->channel_to_guest,
-	};
-
-	(void)control_reply(w, &message, sizeof(message), NULL, 0);
-}
-
 static int ready_send(struct worker *w)
 {
 	struct control_ready message = { .header = { CONTROL_VERSION, CONTROL_READY },
@@ -174,7 +157,7 @@ static int message_dispatch(struct worker *w, struct worker_message *message, st
 	uint32_t type = message->u.header.type;
 
 	if (type == CONTROL_STATS) {
-		stats_reply(w);
+		stats_reply(w, message);
 		return 0;
 	}
 	for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
@@ -221,7 +204,7 @@ static void control_service(void *arg)
 			continue;
 		}
 		if (message.u.header.type == CONTROL_STATS)
-			stats_reply(w);
+			stats_reply(w, &message);
 		else if (message.u.header.type == CONTROL_PAUSE)
 			pause_note(w, &message);
 		else

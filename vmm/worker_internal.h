@@ -1,5 +1,5 @@
 /* What the parts of the worker share: worker.c (sockets, dispatch, the run
- * loop), worker_boot.c (a kernel from the start), worker_fork.c (shells,
+ * loop), worker_stats.c (counters), worker_boot.c (a kernel from the start), worker_fork.c (shells,
  * restore, pause) and worker_donor.c (the retired parent). */
 #ifndef RAMET_VMM_WORKER_INTERNAL_H
 #define RAMET_VMM_WORKER_INTERNAL_H
@@ -64,6 +64,9 @@ struct worker_message {
 
 /* Sends one message to the daemon, waiting for room. 0 or -errno. */
 int control_reply(struct worker *w, const void *data, size_t len, const int *fds, size_t nfds);
+
+/* Answers CONTROL_STATS. */
+void stats_reply(struct worker *w, const struct worker_message *message);
 
 /* Machine callbacks and watched sockets: before a guest first runs. */
 int machine_connect(struct worker *w, struct ramet_err *err);
