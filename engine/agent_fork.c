@@ -196,11 +196,16 @@ static int orphan_reply(struct agent_request *request, const struct frame *frame
 {
 	struct agent *agent = request->agent;
 	struct msg_file_entries entries;
+	struct msg_tree_entries walked;
 	int r = 0;
 
 	if (request->type == MSG_FILE_LIST && frame->type == MSG_FILE_ENTRIES) {
 		frame_fixed(frame, &entries, sizeof(entries));
 		if (entries.count)
+			return 0;
+	} else if (request->type == MSG_TREE && frame->type == MSG_TREE_ENTRIES) {
+		frame_fixed(frame, &walked, sizeof(walked));
+		if (walked.count)
 			return 0;
 	} else if (request->type == MSG_FILE_OPEN && frame->type == MSG_FILE_OPENED) {
 		r = orphan_close(agent, frame, err);
@@ -251,6 +256,8 @@ static int copy_pending(struct agent *agent, const struct agent_snapshot *snapsh
 		if (!request)
 			return -ENOMEM;
 		agent_request_enter(agent, request, pending->id);
+		if (pending->type == MSG_TREE) /* else it waits for credit for ever */
+			agent_notify(agent, pending->id, MSG_CANCEL, NULL, 0, NULL, 0);
 	}
 	return 0;
 }

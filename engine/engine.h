@@ -314,4 +314,69 @@ int sandbox_list(struct sandbox *sandbox, const char *path, const struct file_ca
 /* The caller lost interest: no further callback; a partial upload leaves no trace. */
 void file_abandon(struct file_transfer *transfer);
 
+/* ---- comparing two sandboxes ---- */
+
+struct diff;
+
+struct diff_params {
+	size_t path_count; /* 0: everything; <= TREE_ROOTS_MAX of guest/protocol.h */
+	const char *const *paths;
+};
+
+enum diff_change { DIFF_ADDED, DIFF_REMOVED, DIFF_MODIFIED };
+
+/* What differs of something modified. */
+enum diff_what {
+	DIFF_KIND = 1u << 0, /* a file has become a directory, ...; else: */
+	DIFF_CONTENT = 1u << 1,
+	DIFF_MODE = 1u << 2, /* permission bits */
+	DIFF_OWNER = 1u << 3,
+	DIFF_UNREADABLE = 1u << 4, /* perhaps the content: one of both could not be read */
+};
+
+struct diff_side {
+	uint64_t size; /* of a regular file; else 0 */
+	int64_t mtime_ns;
+	uint32_t mode; /* as in stat(2); 0: it is not there */
+	uint32_t uid, gid;
+};
+
+struct diff_entry {
+	const char *path;
+	enum diff_change change; /* from the first sandbox to the second */
+	unsigned int what;       /* DIFF_MODIFIED: enum diff_what */
+	struct diff_side sides[2];
+};
+
+/* In pages of 4 KiB. A page counts when one of both may have changed it since
+ * their memory was the same; it may hold the same bytes for all that. */
+struct diff_memory {
+	bool known;      /* false: a guest was booted, not copied, and its writes are not logged */
+	uint64_t pages;  /* not shared by both */
+	uint64_t own[2]; /* that each wrote to since it was last forked or created */
+};
+
+struct diff_result {
+	size_t count;
+	const struct diff_entry *entries; /* by path, in the order of walk_compare() */
+	uint64_t walked[2];               /* files and directories looked at */
+	struct diff_memory memory;
+	uint64_t memory_ns, files_ns, total_ns;
+};
+
+typedef void (*diff_cb)(void *arg, const struct diff_result *result, const struct ramet_err *err);
+
+/* Compares the files below some paths, by content, and counts the pages of
+ * memory in which two sandboxes differ. Any two: they need not be related. Both
+ * go on meanwhile, so a file that changes at that time counts as it was when it
+ * was read. `done` is called once, `result` is NULL when err is set; the handle
+ * is gone after it returns. -EINVAL: bad paths, or twice the same sandbox;
+ * -ENOENT: a path is in neither; -E2BIG: limits diff_entries, diff_changes;
+ * -EAGAIN: limit diffs; -EBUSY: one of both is being forked, or compared too
+ * often at a time; else as sandbox_exec(). */
+int sandbox_diff(struct sandbox *a, struct sandbox *b, const struct diff_params *params,
+		 diff_cb done, void *arg, struct diff **diff, struct ramet_err *err);
+/* The caller lost interest: `done` is not called. */
+void diff_abandon(struct diff *diff);
+
 #endif

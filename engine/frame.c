@@ -31,6 +31,7 @@ static const struct frame_rule frame_rules[] = {
 	{ MSG_FILE_DATA, FRAME_TO_HOST, 1, 0, 0, "FILE_DATA" },
 	{ MSG_FILE_CLOSED, FRAME_TO_HOST, 1, 1, sizeof(struct msg_file_closed), "FILE_CLOSED" },
 	{ MSG_FILE_ENTRIES, FRAME_TO_HOST, 1, 0, sizeof(struct msg_file_entries), "FILE_ENTRIES" },
+	{ MSG_TREE_ENTRIES, FRAME_TO_HOST, 1, 0, sizeof(struct msg_tree_entries), "TREE_ENTRIES" },
 	{ MSG_EXEC, FRAME_TO_AGENT, 1, 1, sizeof(struct msg_exec), "EXEC" },
 	{ MSG_EXEC_DATA, FRAME_TO_AGENT, 1, 0, 0, "EXEC_DATA" },
 	{ MSG_CREDIT, FRAME_TO_AGENT, 1, 1, sizeof(struct msg_credit), "CREDIT" },
@@ -43,6 +44,7 @@ static const struct frame_rule frame_rules[] = {
 	{ MSG_RESEED, FRAME_TO_AGENT, 1, 0, sizeof(struct msg_reseed), "RESEED" },
 	{ MSG_PING, FRAME_TO_AGENT, 1, 1, 0, "PING" },
 	{ MSG_SHUTDOWN, FRAME_TO_AGENT, 1, 1, 0, "SHUTDOWN" },
+	{ MSG_TREE, FRAME_TO_AGENT, 1, 0, sizeof(struct msg_tree), "TREE" },
 	{ MSG_RECLAIM, FRAME_TO_AGENT, 1, 1, 0, "RECLAIM" },
 	{ MSG_RECLAIMED, FRAME_TO_HOST, 1, 1, sizeof(struct msg_reclaimed), "RECLAIMED" },
 };

@@ -46,6 +46,7 @@ struct engine {
 	struct fork_list forks;       /* under way */
 	struct alias_list aliases;    /* ids of sandboxes that were merged, oldest first */
 	unsigned int alias_count;
+	unsigned int diffs; /* under way */
 	unsigned int hot; /* creates and forks that somebody waits for */
 	bool destroying;
 };

@@ -78,6 +78,13 @@ struct limits {
 	unsigned int file_requests; /* outstanding per transfer, <= FILE_REQUESTS_MAX */
 	uint64_t file_stall;        /* ns without an answer before a transfer fails */
 	unsigned int list_entries;  /* of one listing */
+
+	/* Comparing two sandboxes. */
+	unsigned int diffs;       /* at once */
+	uint64_t diff_entries;    /* files and directories looked at, per sandbox */
+	size_t diff_changes;      /* that differ */
+	size_t diff_change_bytes; /* of their paths */
+	uint64_t diff_deadline;   /* ns for all of it */
 };
 
 /* Room for outstanding requests in a transfer; bounds limits.file_requests. */
@@ -135,6 +142,12 @@ static const struct limits limits_default = {
 	.file_requests = 4,
 	.file_stall = 60 * (uint64_t)SECONDS_NS,
 	.list_entries = 100000,
+
+	.diffs = 32,
+	.diff_entries = 2000000,
+	.diff_changes = 50000,
+	.diff_change_bytes = 8 * MIB,
+	.diff_deadline = 300 * (uint64_t)SECONDS_NS,
 };
 
 #endif
