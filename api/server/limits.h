@@ -16,6 +16,10 @@
 #define API_BODIES_TOTAL_MAX  (128u * 1024 * 1024)           /* JSON bodies held at one time */
 #define API_DRAIN_MAX         (16u * 1024 * 1024)            /* of a refused request's body */
 
+#define API_DIFF_BODY_MAX  (2u * 1024 * 1024) /* the paths, as JSON */
+#define API_DIFF_TEXT_FILE (256u * 1024)      /* larger files are not sent as text */
+#define API_DIFF_TEXT_ALL  (8u * 1024 * 1024) /* of one reply */
+
 #define API_TIMEOUT_MS_MAX     (24u * 3600 * 1000)
 #define API_OUTPUT_LIMIT_MAX   (64u * 1024 * 1024)
 #define API_COLLECT_SLACK      (4u * 1024 * 1024) /* result and notices beside the output limit */

@@ -122,14 +122,16 @@ json_t *json_time(int64_t ns);
 
 /* ---- validate.c ---- */
 
-enum field_type { FIELD_STRING, FIELD_INTEGER, FIELD_BOOLEAN, FIELD_OBJECT };
+enum field_type { FIELD_STRING, FIELD_INTEGER, FIELD_BOOLEAN, FIELD_OBJECT, FIELD_ARRAY };
 
 struct field {
 	const char *name;
 	enum field_type type;
 	bool required;
-	bool nul_allowed;    /* FIELD_STRING: may contain U+0000 */
-	json_int_t min, max; /* FIELD_INTEGER: value; FIELD_STRING: bytes */
+	bool nul_allowed; /* FIELD_STRING: may contain U+0000 */
+	/* FIELD_INTEGER: value; FIELD_STRING: bytes; FIELD_ARRAY: items, which the
+	 * route checks. */
+	json_int_t min, max;
 };
 
 /* Parses the collected body and holds it to `fields` (ended by a NULL name).
@@ -178,6 +180,6 @@ void reply_no_memory(struct request *request);
 extern const struct request_ops route_create, route_sandboxes, route_info, route_delete,
 	route_console, route_exec, route_upload, route_download, route_list, route_healthz,
 	route_version, route_capacity, route_fork, route_merge, route_pause, route_resume,
-	route_tree, route_reclaim;
+	route_tree, route_reclaim, route_diff;
 
 #endif

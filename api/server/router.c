@@ -20,6 +20,7 @@ static const struct resource resources[] = {
 	{ { "v1", "sandboxes", "", "pause" }, .post = &route_pause },
 	{ { "v1", "sandboxes", "", "resume" }, .post = &route_resume },
 	{ { "v1", "sandboxes", "", "reclaim" }, .post = &route_reclaim },
+	{ { "v1", "sandboxes", "", "diff" }, .post = &route_diff },
 	{ { "v1", "tree" }, .get = &route_tree },
 	{ { "v1", "healthz" }, .get = &route_healthz },
 	{ { "v1", "version" }, .get = &route_version },

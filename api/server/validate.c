@@ -15,6 +15,8 @@ static const char *type_name(enum field_type type)
 		return "true or false";
 	case FIELD_OBJECT:
 		return "an object";
+	case FIELD_ARRAY:
+		return "a list";
 	}
 	return "something else";
 }
@@ -30,6 +32,8 @@ static bool type_matches(const json_t *value, enum field_type type)
 		return json_is_boolean(value);
 	case FIELD_OBJECT:
 		return json_is_object(value);
+	case FIELD_ARRAY:
+		return json_is_array(value);
 	}
 	return false;
 }
@@ -62,6 +66,14 @@ static bool field_check(struct request *request, const struct field *field, cons
 		reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
 			    "\"%s\" must be %" JSON_INTEGER_FORMAT " to %" JSON_INTEGER_FORMAT
 			    " bytes long",
+			    field->name, field->min, field->max);
+		return false;
+	}
+	if (field->type == FIELD_ARRAY && ((json_int_t)json_array_size(value) < field->min ||
+					   (json_int_t)json_array_size(value) > field->max)) {
+		reply_error(request, MHD_HTTP_BAD_REQUEST, "invalid_request",
+			    "\"%s\" must have %" JSON_INTEGER_FORMAT " to %" JSON_INTEGER_FORMAT
+			    " items",
 			    field->name, field->min, field->max);
 		return false;
 	}
