@@ -50,21 +50,23 @@ def latency_plots(data):
             series.append((f"each child of fork({fork['n']})", fork["series"]["each"]))
     creates = data.get("creates", {}).get("series", {}).get("all", ())
     yield plots.cdf("From the call to each child's first run_code answer",
-                    [("create", creates), *series], "ms",
-                    "how many of all answers had come, over all rounds")
+                    [("create", creates), *series], "ms", "% of answers", log_x=True,
+                    note="all rounds")
     found = [fork for fork in forks(data, "n") if fork["n"] in (1, 5, 20, 100)]
-    phases = ("reserve", "quiesce", "pause", "map", "stitch")
+    phases = ("reserve", "quiesce", "pause", "map")
     columns = []
     for fork in found:
-        values = [series_p(fork, name) or 0 for name in phases[:4]]
+        values = [series_p(fork, name) or 0 for name in phases]
         parent = (series_p(fork, "parent") or 0) - values[2] - values[3]
         first = (series_p(fork, "first") or 0) - sum(values) - max(0, parent)
         rest = (series_p(fork, "all") or 0) - (series_p(fork, "first") or 0)
-        columns.append((f"fork({fork['n']})",
-                        [*values, max(0, parent), max(0, first), max(0, rest)]))
+        values = [max(0, value) for value in (*values, parent, first, rest)]
+        whole = sum(values) or 1
+        columns.append((f"fork({fork['n']}), {plots.number(whole)} ms",
+                        [100 * value / whole for value in values]))
     yield plots.bars("Where the time of a fork goes", columns,
                      ["reserve", "quiesce", "pause, state saved", "map", "parent runs on",
-                      "first run_code", "all run_code"], "ms", note="medians")
+                      "first run_code", "all run_code"], "%", note="medians", total=False)
 
 
 def slope_plots(data):
@@ -147,13 +149,12 @@ def memory_plots(data):
     if idle:
         yield plots.cdf(f"Memory of {idle['children']} children, alive at once and idle",
                         [("all", idle["charged_mib"]), ("kernel memory", idle["kernel_mib"]),
-                         ("anonymous", idle["anonymous_mib"])], "MiB")
+                         ("anonymous", idle["anonymous_mib"])], "MiB", "% of children")
     tax = data.get("tax", {}).get("us", {})
-    whos = ("before", "parent", "child")
-    yield plots.bars("A page in the first 100 ms after a fork",
-                     [(f"{name[:5].strip()} {name.split(' ', 1)[1]}, {who}", [p(samples[who])])
-                      for name, samples in tax.items() for who in whos if who in samples],
-                     ["us per page"], "us")
+    columns = [(who, [p(samples[who]) if name == other else 0 for other in tax])
+               for name, samples in tax.items() for who in ("before", "parent", "child")]
+    yield plots.bars("A page in the first 100 ms after a fork", columns, list(tax), "us",
+                     note="before: memory in use, no fork")
 
 
 SECTIONS = (("Latency", latency_plots), ("Slopes", slope_plots), ("Shape", shape_plots),

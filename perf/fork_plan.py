@@ -69,6 +69,8 @@ class Plan:
         runs = [(BASE_RAM, BASE_DIRTY, n, False) for n in counts]
         if not self.quick:
             runs += [(BASE_RAM, d, 100, False) for d in (16, 512)]
+        runs += [(point.ram, point.dirty, 1, False) for point in self.points
+                 if point.axis == "dirty" and (point.ram, point.dirty) != (BASE_RAM, BASE_DIRTY)]
         return runs + [(BASE_RAM, BASE_DIRTY, 100, True)]
 
     def rounds_of(self, count):

@@ -111,14 +111,14 @@ def lines(title, series, x_title, y_title, log_x=False, log_y=False, limit=None,
     return _figure(title, parts, [name for name, _ in series], note)
 
 
-def cdf(title, series, x_title, note=""):
-    """`series`: [(name, samples)]; how many of them are at most so large."""
+def cdf(title, series, x_title, y_title, log_x=False, note=""):
+    """`series`: [(name, samples)]; what part of them is at most so large."""
     series = [(name, sorted(samples)) for name, samples in series if samples]
     if not series:
         return ""
-    x = Axis([value for _, samples in series for value in samples], LEFT, WIDTH - RIGHT, True)
+    x = Axis([value for _, samples in series for value in samples], LEFT, WIDTH - RIGHT, log_x)
     y = Axis([0, 100], HEIGHT - BOTTOM, TOP)
-    parts = _frame(x, y, x_title, "% of answers", None)
+    parts = _frame(x, y, x_title, y_title, None)
     for i, (name, samples) in enumerate(series):
         points = [(x.at(samples[0]), y.at(0))]
         for rank, value in enumerate(samples, 1):
@@ -126,12 +126,13 @@ def cdf(title, series, x_title, note=""):
             points.append((x.at(value), y.at(100 * rank / len(samples))))
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         parts.append(f'<g class="s{i % COLOURS}"><polyline points="{path}"><title>{escape(name)}'
-                     f": {len(samples)} answers</title></polyline></g>")
+                     f": {len(samples)} samples</title></polyline></g>")
     return _figure(title, parts, [name for name, _ in series], note)
 
 
-def bars(title, columns, names, y_title, limit=None, note=""):
-    """Stacked bars: `columns`: [(label, [value of each of `names`])]."""
+def bars(title, columns, names, y_title, limit=None, note="", total=True):
+    """Stacked bars: `columns`: [(label, [value of each of `names`])]. `total`: with
+    the sum above each."""
     if not columns:
         return ""
     labels = {i + 0.5: label for i, (label, _) in enumerate(columns)}
@@ -150,8 +151,9 @@ def bars(title, columns, names, y_title, limit=None, note=""):
                          f'height="{max(0, y.at(below) - top):.1f}"><title>{escape(label)}, '
                          f"{escape(name)}: {number(value)}</title></rect>")
             below += value
-        parts.append(f'<text x="{x.at(at):.1f}" y="{y.at(below) - 5:.1f}" '
-                     f'text-anchor="middle">{number(below)}</text>')
+        if total:
+            parts.append(f'<text x="{x.at(at):.1f}" y="{y.at(below) - 5:.1f}" '
+                         f'text-anchor="middle">{number(below)}</text>')
     if limit:
         at = y.at(limit[0])
         parts.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" '
