@@ -237,12 +237,16 @@ static void exec_take(struct fake_agent *agent, const struct frame *frame)
 		break;
 	case MSG_CREDIT:
 		frame_fixed(frame, &credit, sizeof(credit));
+		if (fake_tree_credit(agent, frame->id, credit.bytes))
+			break;
 		if (exec)
 			exec->credit += credit.bytes;
 		if (exec && exec->running && exec->left)
 			exec_flood(agent, exec);
 		break;
 	default: /* MSG_CANCEL */
+		if (fake_tree_cancel(agent, frame->id))
+			break;
 		if (exec && exec->received != exec->length)
 			_exit(92);
 		if (exec && strcmp(exec->code, "stubborn") != 0)
@@ -298,6 +302,9 @@ static void take(struct fake_agent *agent, const struct frame *frame)
 		break;
 	case MSG_RECLAIM:
 		take_reclaim(agent, frame);
+		break;
+	case MSG_TREE:
+		fake_tree_take(agent, frame);
 		break;
 	case MSG_PING:
 		fake_send(agent, MSG_OK, frame->id, NULL, 0, NULL, 0);
@@ -386,7 +393,7 @@ void fake_agent_run(int channel_fd, int control_fd, const char *script, struct f
 	serve(&agent, control_fd);
 }
 
-/* What runs, and its code; files are left out. */
+/* What runs, and its code; files are left out, and what walks have found. */
 struct saved_exec {
 	uint32_t id, length, received, running;
 	uint64_t credit, left, limit;
@@ -396,6 +403,7 @@ struct saved_exec {
 struct saved_agent {
 	char script[64];
 	uint32_t fork_number, reseed_flags, lives, count;
+	uint32_t walks[FAKE_WALKS];
 	struct saved_exec execs[];
 };
 
@@ -411,6 +419,8 @@ size_t fake_agent_save(const struct fake_agent *agent, void *buf, size_t room)
 	saved->fork_number = agent->fork_number;
 	saved->reseed_flags = agent->reseed_flags;
 	saved->lives = agent->host->lives + 1;
+	for (size_t i = 0; i < FAKE_WALKS; i++)
+		saved->walks[i] = agent->walks[i].id;
 	TAILQ_FOREACH(exec, &agent->execs, link)
 	{
 		struct saved_exec *s = &saved->execs[saved->count++];
@@ -440,6 +450,8 @@ void fake_agent_continue(int channel_fd, int control_fd, const void *bytes, size
 	if (size != sizeof(*saved) + saved->count * sizeof(saved->execs[0]))
 		_exit(95);
 	host->lives = saved->lives;
+	for (size_t i = 0; i < FAKE_WALKS; i++)
+		agent.walks[i].id = saved->walks[i];
 	TAILQ_INIT(&agent.execs);
 	frame_parser_init(&agent.parser, FRAME_TO_AGENT);
 	for (uint32_t i = 0; i < saved->count; i++) {

@@ -33,7 +33,16 @@
  *     /full           ENOSPC at the third write
  *     /entries/N      a listing of N files
  *     /badname        a listing with a '/' in a name
- *     anything else   takes any upload */
+ *     anything else   takes any upload
+ *
+ * Paths of walks; a guest is the variant that page 7 of its memory begins with:
+ *     /same/N, /other/N      a directory of N files; others differ in variants
+ *     /mixed                 something of every kind
+ *     /only/V                a file that only variant V has
+ *     /never                 no answer, except from variant 0
+ *     /refuse                EINVAL
+ *     /die                   crashes the worker
+ *     /bad/...               breaks the protocol in that way */
 #ifndef RAMET_TESTS_FAKE_AGENT_H
 #define RAMET_TESTS_FAKE_AGENT_H
 

@@ -29,12 +29,23 @@ struct fake_handle {
 	XXH3_state_t *hash;
 };
 
+#define FAKE_WALKS 4
+
+struct fake_walk {
+	uint32_t id;   /* 0: none */
+	uint32_t left; /* entries */
+	uint8_t *bytes;
+	size_t length, at;
+	uint64_t credit;
+};
+
 struct fake_agent {
 	int fd;
 	const char *script;
 	struct frame_parser parser;
 	TAILQ_HEAD(, fake_exec) execs;
 	struct fake_handle handles[FAKE_HANDLES];
+	struct fake_walk walks[FAKE_WALKS];
 	struct fake_host *host;
 	uint32_t fork_number, reseed_flags; /* of the last MSG_RESEED */
 	uint64_t sent, received;            /* bytes, through this channel */
@@ -47,5 +58,10 @@ void fake_send_error(struct fake_agent *agent, uint32_t id, int code, const char
 
 /* A request about files. fake_agent_files.c */
 void fake_file_take(struct fake_agent *agent, const struct frame *frame);
+
+/* Walks. fake_agent_tree.c; false: `id` is not a walk's. */
+void fake_tree_take(struct fake_agent *agent, const struct frame *frame);
+bool fake_tree_credit(struct fake_agent *agent, uint32_t id, uint32_t bytes);
+bool fake_tree_cancel(struct fake_agent *agent, uint32_t id);
 
 #endif

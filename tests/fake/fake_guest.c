@@ -213,6 +213,33 @@ union guest_message {
 	char bytes[CONTROL_MESSAGE_MAX];
 };
 
+/* Answers CONTROL_STATS, and marks the pages in the file. */
+static void guest_stats(const struct fake_guest *guest, const int *fds, size_t nfds)
+{
+	struct control_stats stats = { .header = { CONTROL_VERSION, CONTROL_STATS_REPLY },
+				       .dirty_pages = guest->dirty_count };
+
+	if (fake_mode("stats-die", NULL))
+		crash();
+	if (!guest->map) /* it was booted */
+		stats.dirty_pages = UINT64_MAX;
+	for (unsigned int i = 0; nfds && i < guest->dirty_count; i++) {
+		off_t at = (off_t)(guest->dirty[i] / 64 * sizeof(uint64_t));
+		uint64_t word = 0;
+
+		if (pread(fds[0], &word, sizeof(word), at) != sizeof(word))
+			_exit(89);
+		word |= (uint64_t)1 << (guest->dirty[i] % 64);
+		if (pwrite(fds[0], &word, sizeof(word), at) != sizeof(word))
+			_exit(89);
+	}
+	if (nfds && fake_mode("stats-cut", NULL) && ftruncate(fds[0], 8) < 0)
+		_exit(89);
+	if (fake_mode("stats-twice", NULL))
+		fake_say(guest, &stats, sizeof(stats), NULL, 0);
+	fake_say(guest, &stats, sizeof(stats), NULL, 0);
+}
+
 static void guest_control(void *arg, struct fake_agent *agent)
 {
 	struct fake_guest *guest = arg;
@@ -230,6 +257,10 @@ static void guest_control(void *arg, struct fake_agent *agent)
 	if (message.header.type == CONTROL_PAUSE && nfds == 1 && !paused) {
 		paused = guest_pause(guest, agent, fds[0], message.pause.keep_layers);
 		(void)close(fds[0]);
+	} else if (message.header.type == CONTROL_STATS && nfds <= 1) {
+		guest_stats(guest, fds, nfds);
+		if (nfds)
+			(void)close(fds[0]);
 	} else if (message.header.type == CONTROL_RESUME && paused) {
 		paused = false;
 	} else if (message.header.type == CONTROL_DONATE && paused &&

@@ -13,7 +13,9 @@
  *     donor-dies                        at CONTROL_DONATE
  *     donor-dies-filling                when it has been told of two children
  *     donor-waits FILE                  fills only when FILE exists
- *     donor-refuses                     CONTROL_FAILED */
+ *     donor-refuses                     CONTROL_FAILED
+ *     stats-die, stats-twice, stats-cut at CONTROL_STATS: SIGILL, a second answer,
+ *                                       a file that became shorter */
 #ifndef RAMET_TESTS_FAKE_GUEST_H
 #define RAMET_TESTS_FAKE_GUEST_H
 
