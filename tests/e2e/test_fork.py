@@ -303,7 +303,7 @@ class ParentTest(ForkCase):
         for thread in waiting:
             thread.join(harness.DEADLINE)
         list(stream)
-        self.assertEqual(replies, ["0", "1", "2", "3"])
+        self.assertEqual(sorted(replies), ["0", "1", "2", "3"])
         self.assertEqual(self.value(parent, "order"), "[0, 1, 2, 3]")
         self.assertEqual(self.value(child, "order"), "[]")  # there they were cancelled
 
@@ -470,6 +470,36 @@ class LoadTest(ForkCase):
             self.close_at_the_end(sandbox)
             self.assertEqual(self.value(sandbox, "token"), "'the same'")
         self.assertEqual(self.info(parent)["children"], len(made))
+
+
+    def test_forks_pauses_and_execs_at_once_are_done_or_refused(self):
+        parent = self.create()
+        self.python(parent, "done = 0")
+        ran = []
+
+        def work(number):
+            for _ in range(12):
+                if number == 0:
+                    replies = [self.post(parent, "pause"), self.post(parent, "resume")]
+                elif number == 1:
+                    replies = [self.post(parent, "fork", {"n": 2})]
+                    for child in replies[0].json.get("children", []):
+                        self.assertIn(self.value(child["id"], "done >= 0"), "True")
+                        self.api.close(child["id"])
+                else:
+                    replies = [self.post(parent, "exec?stream=false", {"code": "done += 1; done"})]
+                    ran.extend(reply.json["result"] for reply in replies if reply.status == 200)
+                for reply in replies:
+                    if reply.status not in (200, 201):
+                        self.assertEqual(reply.status, 409, reply.body)
+                        self.assertIn(reply.error, ("sandbox_paused", "sandbox_not_paused",
+                                                    "sandbox_busy"))
+
+        in_threads(4, work)
+        self.assertEqual(self.info(parent)["state"], "ready")
+        self.assertEqual(self.value(parent, "done"), str(len(ran)))
+        self.assertEqual(sorted(map(int, ran)), list(range(1, len(ran) + 1)))
+        eventually(lambda: not self.info(parent)["children"], "the children are gone")
 
 
 class RefusalTest(ForkCase):
