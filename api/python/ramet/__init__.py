@@ -10,6 +10,7 @@ Every sandbox is a Linux virtual machine of its own. Only the standard library
 is needed; a running ``rametd`` is reached through its Unix socket.
 """
 
+from ._diff import Diff, DiffEntry, DiffMemory, DiffSide
 from ._errors import (
     ConflictError,
     DaemonUnreachableError,
@@ -32,6 +33,10 @@ __version__ = "0.1.0"
 __all__ = [
     "ConflictError",
     "DaemonUnreachableError",
+    "Diff",
+    "DiffEntry",
+    "DiffMemory",
+    "DiffSide",
     "ExecEvent",
     "ExecResult",
     "FileEntry",

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 from types import TracebackType
-from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Type, Union
+from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
 from urllib.parse import quote
 
 from ._errors import (
@@ -16,6 +16,7 @@ from ._errors import (
     SandboxClosedError,
     error_for,
 )
+from ._diff import Diff
 from ._transport import Transport
 from ._types import ExecEvent, ExecResult, FileEntry, SandboxInfo, Upload
 
@@ -286,6 +287,33 @@ class Sandbox:
         with winner._lock:
             winner._merged_into = self.id
             winner._closed = True
+
+    def diff(
+        self,
+        other: "Sandbox",
+        paths: Optional[Sequence[str]] = None,
+        text: bool = False,
+    ) -> Diff:
+        """What is different in ``other``: files by their content, and memory in pages.
+
+        Both machines hash their files and go on meanwhile. Any two sandboxes
+        can be compared. Modification times alone are no difference.
+
+        paths: only these and what is below them; at most 64, absolute. None:
+            everything, except virtual file systems such as /proc and /dev.
+        text: also fetch the contents of text files of up to 256 KiB, for
+            ``Diff.text`` and ``DiffEntry.unified``.
+        """
+        self._check_open()
+        other._check_open()
+        request: Dict[str, Any] = {"other": other.id}
+        if paths is not None:
+            if isinstance(paths, (str, bytes)):
+                raise TypeError("diff() wants a list of paths")
+            request["paths"] = [os.fspath(path) for path in paths]
+        if text:
+            request["text"] = True
+        return Diff.from_reply(self._transport.call("POST", self._base + "/diff", request))
 
     def pause(self) -> SandboxInfo:
         """Stops the machine where it is, until resume(). Its clocks go on.
