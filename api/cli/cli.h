@@ -36,6 +36,7 @@ int verb_ls(struct cli *cli, int argc, char **argv);
 int verb_rm(struct cli *cli, int argc, char **argv);
 int verb_fork(struct cli *cli, int argc, char **argv);
 int verb_merge(struct cli *cli, int argc, char **argv);
+int verb_diff(struct cli *cli, int argc, char **argv);
 int verb_pause(struct cli *cli, int argc, char **argv);
 int verb_resume(struct cli *cli, int argc, char **argv);
 int verb_tree(struct cli *cli, int argc, char **argv);
@@ -88,6 +89,13 @@ int cli_finish(void);
 /* Writes a fork's reply as a trace in Chrome's format to `out`. CLI_FAILED when
  * it could not be written; `path` is for the complaint. */
 int fork_trace_write(FILE *out, const char *path, const json_t *reply);
+
+/* ---- diff_patch.c ---- */
+
+/* Prints a change of the text at `path` as `diff -u` does; is_old, is_new: it is
+ * there before, after. CLI_FAILED when diff(1) cannot be had. */
+int diff_patch_print(const char *path, const char *old_text, const char *new_text, bool is_old,
+		     bool is_new);
 
 /* ---- client.c: HTTP on the Unix socket ---- */
 

@@ -60,6 +60,13 @@ static const struct verb {
 	  "usage: ramet merge [options] PARENT WINNER\n"
 	  "\n"
 	  "The id PARENT is WINNER's machine from then on; what PARENT was before ends.\n" },
+	{ "diff", verb_diff, "show what differs between two sandboxes",
+	  "usage: ramet diff [options] A B [PATH...]\n"
+	  "\n"
+	  "  --text                 also show how small text files differ, as \"diff -u\" does\n"
+	  "\n"
+	  "Lists what B has and A has not (added), what A has and B has not (removed) and what\n"
+	  "both have but not alike (modified, by content), below the PATHs or everywhere.\n" },
 	{ "pause", verb_pause, "stop a sandbox where it is", "usage: ramet pause [options] ID\n" },
 	{ "resume", verb_resume, "let a paused sandbox go on",
 	  "usage: ramet resume [options] ID\n" },
