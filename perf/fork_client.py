@@ -99,12 +99,14 @@ class Client:
         end = time.monotonic() + LIMIT
         while True:
             now = self.capacity()
-            rest = len(self.workers()) - now["sandboxes"]["total"] - now["pool"]["ready"]
-            if now["pool"]["ready"] >= self.pool and not now["pool"]["starting"] and not rest:
+            known = now["sandboxes"]["total"] + now["pool"]["ready"]
+            if (now["pool"]["ready"] >= self.pool and not now["pool"]["starting"]
+                    and len(self.workers()) == known):
                 return
             if time.monotonic() > end:
-                raise Failed(f"the daemon does not come to rest: {now}, {rest} other workers")
-            select.select([], [], [], 0.02)
+                raise Failed(f"the daemon does not come to rest: {now}, "
+                             f"{len(self.workers())} workers")
+            select.select([], [], [], 0.05)
 
 
 def exec_call(sandbox, code):

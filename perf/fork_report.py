@@ -86,6 +86,8 @@ def verdicts(data):
     ratios = [ratio for fork, ratio in speedups(data) if fork["n"] == 100]
     charged = idle.get("charged_mib")
     available = idle.get("meminfo_mib", {}).get("MemAvailable")
+    if available is not None and available <= 0:
+        available = None  # somebody else on this host freed more
     return [
         Verdict("parent pause, highest of all dirty sizes", 2, "ms", _highest(dirty, "parent")),
         Verdict("parent pause, highest of all RAM sizes", 2, "ms", _highest(ram, "parent")),

@@ -109,6 +109,11 @@ class ReportTest(unittest.TestCase):
         data["checks"]["mismatches"] = 1
         self.assertIs(self.verdict(data, "mismatches").met, False)
 
+    def test_a_host_that_has_more_memory_than_before_says_nothing(self):
+        data = whole()
+        data["idle"]["meminfo_mib"]["MemAvailable"] = -100.0
+        self.assertIsNone(self.verdict(data, "memory of each, by what").met)
+
     def test_what_was_not_measured_is_not_met(self):
         data = {"host": {}, "parameters": {}}
         self.assertEqual({verdict.met for verdict in fork_report.verdicts(data)}, {None})
