@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 /* Hypercall number 55 is Xen's __HYPERVISOR_arch_7, unused on x86. */
-#define RAMET_HYPERCALL 55
+#define RAMET_HYPERCALL  55
 #define RAMET_OP_CHANNEL 1 /* (gref of the control page, local port): 0 or -errno */
 
 /* Free memory, back to the host: (first frame, number of frames, linear address
@@ -34,13 +34,18 @@
  * frames twice, having looked at them anew. Returns how many pages the host has
  * got back, or -errno. */
 #define RAMET_OP_FREE_PAGES 2
-#define FREE_PAGES_MAX 16384u
+#define FREE_PAGES_MAX      16384u
 
 /* (): how many pages the guest does not share with what it was copied from. */
 #define RAMET_OP_CHANGED_PAGES 3
 
-#define CHANNEL_MAGIC 0x31484352u /* "RCH1" */
-#define CHANNEL_PAGE_SIZE 4096u
+/* (): the host's CLOCK_REALTIME in microseconds, of which the answer has room
+ * for the bits in WALL_CLOCK_MASK. */
+#define RAMET_OP_WALL_CLOCK 4
+#define WALL_CLOCK_MASK     0x3fffffff
+
+#define CHANNEL_MAGIC          0x31484352u /* "RCH1" */
+#define CHANNEL_PAGE_SIZE      4096u
 #define CHANNEL_RING_PAGES_MAX 64u /* per ring; a power of two */
 
 struct channel_ring {

@@ -12,7 +12,7 @@ IMAGE_DIR := $(BUILD)/images
 PROGRAMS += $(BIN)/ramet-agent
 
 # The driver is embedded with .incbin, which make cannot see.
-$(GUEST_OUT)/obj/guest/agent/repl.o $(BUILD)/obj/guest/agent/repl.o: guest/agent/repl.py
+$(GUEST_OUT)/obj/guest/agent/repl.o $(BUILD)/obj/guest/agent/repl.o: $(wildcard guest/agent/*.py)
 
 $(GUEST_OUT)/obj/%.o: %.c
 	@mkdir -p $(@D)

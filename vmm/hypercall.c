@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "guest/channel.h"
+#include "lib/clock.h"
 #include "vmm/channel.h"
 #include "vmm/console.h"
 #include "vmm/evtchn.h"
@@ -359,6 +360,8 @@ static int64_t ramet_op(struct machine *m, const uint64_t *a)
 		return free_pages(m, a[1], a[2], a[3]);
 	case RAMET_OP_CHANGED_PAGES:
 		return reclaim_changed_count(m);
+	case RAMET_OP_WALL_CLOCK:
+		return (int64_t)(clock_wall_ns() / 1000) & WALL_CLOCK_MASK;
 	default:
 		return -ENOSYS;
 	}

@@ -16,6 +16,10 @@
  * itself takes this much for the same frequency. */
 #define TSC_TOLERANCE_PPM 250u
 
+/* A stop that a guest kernel does not take for a processor that hangs (its
+ * watchdogs wait for 20 s). */
+#define STOP_SHORT_NS (10 * 1000000000ull)
+
 void state_buffer_free(struct state_buffer *buffer)
 {
 	free(buffer->data);
@@ -117,6 +121,17 @@ static int memory_fits(const struct machine *m, const struct machine_state *s,
 	return rc;
 }
 
+/* Nanoseconds that a guest which goes on after a short stop must not lose: its
+ * wall clock would go slow by each fork. After a long one its time goes on from
+ * where it stopped, and it is told what the wall clock says. */
+static uint64_t time_missed(const struct machine_state *s)
+{
+	uint64_t now = clock_wall_ns();
+	uint64_t missed = now > s->wall_time_ns ? now - s->wall_time_ns : 0;
+
+	return missed <= STOP_SHORT_NS ? missed : 0;
+}
+
 static int state_give(struct machine *m, const struct machine_state *s, struct ramet_err *err)
 {
 	int rc;
@@ -130,7 +145,7 @@ static int state_give(struct machine *m, const struct machine_state *s, struct r
 		rc = state_registers_restore(m, s, err);
 	if (rc)
 		return rc;
-	time_start(m, s->system_time_ns);
+	time_start(m, s->system_time_ns + time_missed(s));
 	time_publish(m);
 	time_arm(m, s->pv.timer_deadline);
 	return 0;

@@ -4,43 +4,80 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 
 #include "guest/agent/agent.h"
+#include "guest/agent/hypercall.h"
+#include "guest/agent/repl_identity.h"
+#include "guest/agent/run_files.h"
 #include "guest/agent/util.h"
+#include "guest/channel.h"
 
-#define HOSTNAME_MAX    64
-#define ENTROPY_MAX     512
-#define PYTHON_LIMIT_NS (2 * NS_PER_S)
+#define HOSTNAME_MAX      64
+#define ENTROPY_MAX       512
+#define PYTHON_LIMIT_NS   (250 * NS_PER_MS) /* to be reseeded */
+#define CALLBACK_LIMIT_NS NS_PER_S          /* for all that code registered */
+#define GIVE_UP_NS        (100 * NS_PER_MS) /* for what was interrupted to return */
+
+void identity_init(struct agent *agent)
+{
+	agent->identity.hypercall_fd = agent->is_init ? hypercall_open() : -1;
+}
 
 static int entropy_add(const struct agent *agent, const uint8_t *entropy, uint32_t len)
 {
-	cleanup_close int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+	cleanup_close int fd = -1;
 	union {
 		struct rand_pool_info info;
 		uint8_t room[sizeof(struct rand_pool_info) + ENTROPY_MAX];
 	} pool = { .info = { .entropy_count = (int)len * 8, .buf_size = (int)len } };
+	int err = 0;
 
+	if (!len)
+		return 0;
+	fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	if (!agent->is_init)
 		return write(fd, entropy, len) < 0 ? -errno : 0;
 	memcpy(pool.room + sizeof(struct rand_pool_info), entropy, len);
-	if (len && ioctl(fd, RNDADDENTROPY, &pool) < 0)
-		return -errno;
-	return ioctl(fd, RNDRESEEDCRNG) < 0 ? -errno : 0;
+	if (ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+		err = -errno;
+	explicit_bzero(&pool, sizeof(pool));
+	return err;
+}
+
+/* The message may have waited for this guest's turn on a busy host: what the
+ * host says now, in microseconds and modulo its range, puts it right. */
+static uint64_t wall_correct(const struct agent *agent, uint64_t wall_ns)
+{
+	const int64_t range = WALL_CLOCK_MASK + 1ll;
+	int64_t late;
+	int answer;
+
+	if (agent->identity.hypercall_fd < 0)
+		return wall_ns;
+	answer = hypercall_make(agent->identity.hypercall_fd, RAMET_OP_WALL_CLOCK, 0, 0, 0);
+	if (answer < 0)
+		return wall_ns;
+	late = (answer - (int64_t)(wall_ns / 1000)) & WALL_CLOCK_MASK;
+	if (late > range / 2)
+		late -= range;
+	return wall_ns + (uint64_t)late * 1000;
 }
 
 static int clock_set(const struct agent *agent, uint64_t wall_ns)
 {
-	struct timespec ts = { .tv_sec = (time_t)(wall_ns / NS_PER_S),
-			       .tv_nsec = (long)(wall_ns % NS_PER_S) };
+	struct timespec ts;
 
 	if (!agent->is_init || wall_ns == 0)
 		return 0;
+	wall_ns = wall_correct(agent, wall_ns);
+	ts.tv_sec = (time_t)(wall_ns / NS_PER_S);
+	ts.tv_nsec = (long)(wall_ns % NS_PER_S);
 	return clock_settime(CLOCK_REALTIME, &ts) < 0 ? -errno : 0;
 }
 
@@ -51,78 +88,33 @@ static int name_set(const struct agent *agent, const uint8_t *name, uint32_t len
 	return sethostname((const char *)name, len) < 0 ? -errno : 0;
 }
 
-/* Puts a file into the run directory; it changes at once. */
-static int run_write(const struct agent *agent, const char *name, mode_t mode, const char *text)
+static void generation_keep(struct identity *identity, const uint8_t uuid[16])
 {
-	char path[PATH_LENGTH_MAX], temporary[PATH_LENGTH_MAX + 8];
-	size_t len = strlen(text);
-
-	if (!agent->run_dir)
-		return 0;
-	(void)snprintf(path, sizeof(path), "%.4000s/%s", agent->run_dir, name);
-	(void)snprintf(temporary, sizeof(temporary), "%s.new", path);
-	if (mkdir(agent->run_dir, 0755) < 0 && errno != EEXIST)
-		return -errno;
-	if (unlink(temporary) < 0 && errno != ENOENT)
-		return -errno;
-	{
-		cleanup_close int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-
-		if (fd < 0 || write(fd, text, len) != (ssize_t)len)
-			return -errno;
-	}
-	return rename(temporary, path) < 0 ? -errno : 0;
-}
-
-static int generation_write(const struct agent *agent, const uint8_t uuid[16])
-{
-	char text[40];
+	char *text = identity->generation;
 	size_t len = 0;
 
 	for (size_t i = 0; i < 16; i++) {
 		if (i == 4 || i == 6 || i == 8 || i == 10)
 			text[len++] = '-';
-		len += (size_t)snprintf(text + len, sizeof(text) - len, "%02x", uuid[i]);
+		len += (size_t)snprintf(text + len, GENERATION_TEXT - len, "%02x", uuid[i]);
 	}
-	text[len++] = '\n';
-	text[len] = '\0';
-	return run_write(agent, "generation", 0644, text);
 }
 
-static int token_write(const struct agent *agent, const uint8_t token[RESEED_TOKEN_SIZE])
+static void identity_answer(struct agent *agent)
 {
-	char text[2 * RESEED_TOKEN_SIZE + 2];
-
-	for (size_t i = 0; i < RESEED_TOKEN_SIZE; i++)
-		(void)snprintf(text + 2 * i, 3, "%02x", token[i]);
-	text[2 * RESEED_TOKEN_SIZE] = '\n';
-	text[2 * RESEED_TOKEN_SIZE + 1] = '\0';
-	return run_write(agent, "token", 0600, text);
+	agent->identity.pending = false;
+	outbox_frame(&agent->out, MSG_OK, agent->identity.id, NULL, 0);
 }
 
-static int fork_write(struct agent *agent, const struct msg_reseed *msg)
+static void python_tell(struct agent *agent, const struct msg_reseed *msg)
 {
-	char text[32];
+	struct identity *identity = &agent->identity;
 
-	agent->identity.fork_number = msg->fork_number;
-	(void)snprintf(text, sizeof(text), "%u\n%s\n", msg->fork_number - 1,
-		       msg->flags & RESEED_PYTHON ? "reseed" : "keep");
-	return run_write(agent, "fork_index", 0644, text);
-}
-
-static void python_reseed(struct agent *agent, uint32_t id)
-{
-	if (agent->identity.pending) {
-		outbox_error(&agent->out, id, EBUSY, "another reseed is not confirmed yet");
-		return;
-	}
-	if (!repl_reseed(agent)) {
-		outbox_frame(&agent->out, MSG_OK, id, NULL, 0);
-		return;
-	}
-	agent->identity.pending = true;
-	agent->identity.id = id;
-	agent->identity.deadline_ns = now_ns() + PYTHON_LIMIT_NS;
+	identity->calling = identity->interrupted = false;
+	identity->pending = true;
+	identity->deadline_ns = now_ns() + PYTHON_LIMIT_NS;
+	if (!repl_identify(agent, msg->flags & RESEED_PYTHON, msg->flags & RESEED_FORK))
+		identity_answer(agent);
 }
 
 /* Returns what failed, with *err, or NULL. */
@@ -130,6 +122,7 @@ static const char *identity_apply(struct agent *agent, const struct msg_reseed *
 				  const uint8_t *name, int *err)
 {
 	const uint8_t *entropy = name + msg->hostname_length;
+	const uint8_t *token = entropy + msg->entropy_length;
 
 	*err = entropy_add(agent, entropy, msg->entropy_length);
 	if (*err)
@@ -140,11 +133,10 @@ static const char *identity_apply(struct agent *agent, const struct msg_reseed *
 	*err = name_set(agent, name, msg->hostname_length);
 	if (*err)
 		return "host name";
-	*err = generation_write(agent, msg->generation);
-	if (!*err && msg->flags & RESEED_TOKEN)
-		*err = token_write(agent, entropy + msg->entropy_length);
-	if (!*err && msg->flags & RESEED_FORK)
-		*err = fork_write(agent, msg);
+	generation_keep(&agent->identity, msg->generation);
+	if (msg->flags & RESEED_FORK)
+		agent->identity.fork_number = msg->fork_number;
+	*err = run_files_write(agent, msg->flags & RESEED_TOKEN ? token : NULL);
 	return *err ? "file in the run directory" : NULL;
 }
 
@@ -166,23 +158,34 @@ int identity_reseed(struct agent *agent, const struct frame *frame, const char *
 		*why = "reseed of a fork without its number";
 		return -EPROTO;
 	}
+	if (agent->identity.pending) {
+		outbox_error(&agent->out, frame->id, EBUSY, "another reseed is not confirmed yet");
+		return 0;
+	}
 	reclaim_copied(agent);
 	what = identity_apply(agent, &msg, frame->payload + sizeof(msg), &err);
+	agent->identity.id = frame->id;
 	if (what)
 		outbox_error(&agent->out, frame->id, -err, "reseed: %s: %s", what, strerror(-err));
 	else if (msg.flags & (RESEED_PYTHON | RESEED_FORK))
-		python_reseed(agent, frame->id);
+		python_tell(agent, &msg);
 	else
-		outbox_frame(&agent->out, MSG_OK, frame->id, NULL, 0);
+		identity_answer(agent);
 	return 0;
+}
+
+void identity_python_calls(struct agent *agent)
+{
+	if (!agent->identity.pending || agent->identity.calling)
+		return;
+	agent->identity.calling = true;
+	agent->identity.deadline_ns = now_ns() + CALLBACK_LIMIT_NS;
 }
 
 void identity_python_done(struct agent *agent)
 {
-	if (!agent->identity.pending)
-		return;
-	agent->identity.pending = false;
-	outbox_frame(&agent->out, MSG_OK, agent->identity.id, NULL, 0);
+	if (agent->identity.pending)
+		identity_answer(agent);
 }
 
 uint64_t identity_deadline(const struct agent *agent)
@@ -190,12 +193,22 @@ uint64_t identity_deadline(const struct agent *agent)
 	return agent->identity.pending ? agent->identity.deadline_ns : UINT64_MAX;
 }
 
+/* See repl_identity.h for why the answer is yes in the end. */
 void identity_expire(struct agent *agent, uint64_t now)
 {
-	if (!agent->identity.pending || now < agent->identity.deadline_ns)
+	struct identity *identity = &agent->identity;
+
+	if (!identity->pending || now < identity->deadline_ns)
 		return;
-	agent->identity.pending = false;
-	outbox_error(&agent->out, agent->identity.id, ETIMEDOUT,
-		     "reseed: kernel, clock and name are done, but the Python interpreter has not "
-		     "confirmed: it is inside a long call");
+	if (identity->calling && !identity->interrupted) {
+		identity->interrupted = true;
+		identity->deadline_ns = now + GIVE_UP_NS;
+		repl_signal(agent, SIGINT);
+		return;
+	}
+	if (identity->calling)
+		agent_log("functions registered with ramet_fork take too long");
+	else
+		agent_log("Python is inside a long call: it is reseeded right after it");
+	identity_answer(agent);
 }

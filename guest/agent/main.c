@@ -89,6 +89,7 @@ static int agent_setup(struct agent *a)
 	scheduling_set();
 	shell_init(a);
 	files_init(a);
+	identity_init(a);
 	reclaim_init(a);
 	tree_init(a);
 	session_hello(a);

@@ -73,7 +73,8 @@ out_actions:
 
 int process_spawn(const struct spawn *spawn, pid_t *pid)
 {
-	char home[PATH_LENGTH_MAX + 8], run_dir[PATH_LENGTH_MAX + 16], fork_index[40];
+	char home[PATH_LENGTH_MAX + 8], run_dir[PATH_LENGTH_MAX + 16];
+	char generation[GENERATION_TEXT + 20], fork_index[40];
 	char *env[] = { home,
 			(char *)"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			(char *)"LANG=C.UTF-8",
@@ -84,8 +85,9 @@ int process_spawn(const struct spawn *spawn, pid_t *pid)
 			(char *)"RAMET=1",
 			NULL,
 			NULL,
+			NULL,
 			NULL };
-	size_t n = sizeof(env) / sizeof(env[0]) - 3;
+	size_t n = sizeof(env) / sizeof(env[0]) - 4;
 	int err;
 
 	(void)snprintf(home, sizeof(home), "HOME=%s", spawn->home);
@@ -93,9 +95,14 @@ int process_spawn(const struct spawn *spawn, pid_t *pid)
 		(void)snprintf(run_dir, sizeof(run_dir), "RAMET_RUN_DIR=%s", spawn->run_dir);
 		env[n++] = run_dir;
 	}
-	if (spawn->fork_number) {
+	if (spawn->identity->generation[0]) {
+		(void)snprintf(generation, sizeof(generation), "RAMET_GENERATION=%s",
+			       spawn->identity->generation);
+		env[n++] = generation;
+	}
+	if (spawn->identity->fork_number) {
 		(void)snprintf(fork_index, sizeof(fork_index), "RAMET_FORK_INDEX=%u",
-			       spawn->fork_number - 1);
+			       spawn->identity->fork_number - 1);
 		env[n++] = fork_index;
 	}
 	err = spawn_in(spawn, spawn->home, env, pid);

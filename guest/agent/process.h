@@ -7,14 +7,15 @@
 #include <sys/types.h>
 
 struct agent;
+struct identity;
 
-#define SPAWN_FDS_MAX 5
+#define SPAWN_FDS_MAX 7
 
 struct spawn {
-	char *const *argv; /* argv[0] is an absolute path */
-	const char *home;  /* working directory and HOME */
-	const char *run_dir;  /* RAMET_RUN_DIR; NULL: none */
-	uint32_t fork_number; /* RAMET_FORK_INDEX + 1; 0: none */
+	char *const *argv;               /* argv[0] is an absolute path */
+	const char *home;                /* working directory and HOME */
+	const char *run_dir;             /* RAMET_RUN_DIR; NULL: none */
+	const struct identity *identity; /* RAMET_GENERATION, RAMET_FORK_INDEX */
 	size_t nfds;
 	struct {
 		int from, to;

@@ -12,6 +12,7 @@
 
 #include "guest/agent/agent.h"
 #include "guest/agent/process.h"
+#include "guest/agent/repl_identity.h"
 #include "guest/agent/util.h"
 
 struct record_header {
@@ -74,10 +75,6 @@ static enum handled handle_ready(struct agent *agent)
 	if (repl->state != REPL_STARTING)
 		return RECORD_BAD;
 	repl->state = REPL_READY;
-	if (repl->reseed_due) {
-		repl->reseed_due = false;
-		(void)kill(repl->pid, SIGRTMAX);
-	}
 	return RECORD_DONE;
 }
 
@@ -89,6 +86,7 @@ static enum handled handle_exit(struct agent *agent, const uint8_t *payload, siz
 	    length != sizeof(record))
 		return RECORD_BAD;
 	memcpy(&record, payload, sizeof(record));
+	agent->repl.asks = record.flags & (DRIVER_CONFIRMS | DRIVER_HAS_FOREIGN);
 	agent->execs.running->result_left = record.result_length;
 	exec_ended(agent, record.code & 0xff, record.flags & EXIT_INTERRUPTED);
 	return RECORD_DONE;
@@ -123,9 +121,11 @@ static enum handled record_handle(struct agent *agent, const struct record_heade
 		return handle_exit(agent, payload, header->length);
 	case 'R':
 		return handle_result(agent, payload, header->length);
+	case 'C':
 	case 'S':
-		identity_python_done(agent);
-		return RECORD_DONE;
+		return repl_identity_record(agent, header->kind, payload, header->length)
+			       ? RECORD_DONE
+			       : RECORD_BAD;
 	default:
 		return RECORD_BAD;
 	}

@@ -9,6 +9,12 @@
 
 struct agent;
 
+/* Flags of an exit record beside those of enum exit_flags. */
+enum driver_flags {
+	DRIVER_CONFIRMS = 1u << 8,    /* more than the next code can run Python */
+	DRIVER_HAS_FOREIGN = 1u << 9, /* ... if there are threads it does not know of */
+};
+
 /* The control socket is ready: struct source's callback. */
 void records_ready(struct agent *agent, struct source *source, uint32_t events);
 

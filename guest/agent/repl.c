@@ -13,6 +13,7 @@
 #include "guest/agent/agent.h"
 #include "guest/agent/process.h"
 #include "guest/agent/records.h"
+#include "guest/agent/repl_identity.h"
 #include "guest/agent/util.h"
 
 #define PYTHON         "/usr/bin/python3"
@@ -20,14 +21,18 @@
 
 /* Descriptors in the interpreter; high, where code seldom looks. repl.py and
  * the command below name the same numbers. */
-#define SOURCE_FD  1020
-#define CONTROL_FD 1021
+#define HELPER_FD   1018
+#define IDENTITY_FD 1019
+#define SOURCE_FD   1020
+#define CONTROL_FD  1021
 
 /* Short, because everybody sees it in the list of processes. */
 static const char bootstrap[] = "import os; exec(os.pread(1020, 1 << 20, 0), {})";
 
 __asm__(".pushsection .rodata\n"
 	"repl_source: .incbin \"guest/agent/repl.py\"\n"
+	"	.incbin \"guest/agent/repl_identity.py\"\n"
+	"	.incbin \"guest/agent/repl_start.py\"\n"
 	"repl_source_end:\n"
 	".popsection\n");
 extern const char repl_source[], repl_source_end[];
@@ -113,6 +118,17 @@ static void spawn_fd(struct spawn *spawn, int from, int to)
 	spawn->fds[spawn->nfds++].to = to;
 }
 
+static int repl_socket(int *ours, int *theirs)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	*ours = pair[0];
+	*theirs = pair[1];
+	return 0;
+}
+
 static int repl_spawn(struct agent *agent)
 {
 	struct repl *repl = &agent->repl;
@@ -120,19 +136,19 @@ static int repl_spawn(struct agent *agent)
 	struct spawn spawn = { .argv = argv,
 			       .home = agent->home,
 			       .run_dir = agent->run_dir,
-			       .fork_number = agent->identity.fork_number };
+			       .identity = &agent->identity };
 	cleanup_close int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	cleanup_close int out_read = -1, out_write = -1, err_read = -1, err_write = -1;
-	cleanup_close int ours = -1, theirs = -1;
-	int pair[2], err;
+	cleanup_close int ours = -1, theirs = -1, helper = -1, helps = -1;
+	int err;
 
 	if (null < 0)
 		return -errno;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-		return -errno;
-	ours = pair[0];
-	theirs = pair[1];
-	err = process_pipe(&out_read, &out_write);
+	err = repl_socket(&ours, &theirs);
+	if (!err)
+		err = repl_socket(&helper, &helps);
+	if (!err)
+		err = process_pipe(&out_read, &out_write);
 	if (!err)
 		err = process_pipe(&err_read, &err_write);
 	if (err)
@@ -142,10 +158,13 @@ static int repl_spawn(struct agent *agent)
 	spawn_fd(&spawn, err_write, STDERR_FILENO);
 	spawn_fd(&spawn, repl->source_fd, SOURCE_FD);
 	spawn_fd(&spawn, theirs, CONTROL_FD);
+	spawn_fd(&spawn, repl->identity_fd, IDENTITY_FD);
+	spawn_fd(&spawn, helps, HELPER_FD);
 	err = process_spawn(&spawn, &repl->pid);
 	if (err)
 		return err;
 	repl->control.fd = take_fd(&ours);
+	repl->helper.fd = take_fd(&helper);
 	repl->out.source.fd = take_fd(&out_read);
 	repl->err.source.fd = take_fd(&err_read);
 	return 0;
@@ -164,6 +183,7 @@ static int repl_start(struct agent *agent)
 	repl->state = REPL_STARTING;
 	repl->start_deadline_ns = now_ns() + START_LIMIT_NS;
 	repl->sending = NULL;
+	repl->asks = 0;
 	repl->head = repl->tail = repl->record_used = 0;
 	return 0;
 }
@@ -173,6 +193,7 @@ void repl_init(struct agent *agent)
 	struct repl *repl = &agent->repl;
 
 	repl->control = (struct source){ .fd = -1, .ready = records_ready };
+	repl->helper = (struct source){ .fd = -1, .ready = repl_helper_ready };
 	repl->out = (struct pipe_in){ .source = { .fd = -1, .ready = repl_pipe_ready },
 				      .stream = OUTPUT_STDOUT };
 	repl->err = (struct pipe_in){ .source = { .fd = -1, .ready = repl_pipe_ready },
@@ -180,6 +201,7 @@ void repl_init(struct agent *agent)
 	repl->source_fd = source_file();
 	if (repl->source_fd < 0)
 		agent_log("cannot keep the Python driver: %s", strerror(-repl->source_fd));
+	repl_identity_init(agent);
 	(void)repl_start(agent);
 }
 
@@ -265,11 +287,10 @@ static void repl_bury(struct agent *agent)
 	if (repl->err.source.fd >= 0)
 		backlog_take(agent, &repl->err);
 	loop_close(&agent->loop, &repl->control);
+	loop_close(&agent->loop, &repl->helper);
 	loop_close(&agent->loop, &repl->out.source);
 	loop_close(&agent->loop, &repl->err.source);
-	if (repl->reseed_due || agent->identity.pending)
-		identity_python_done(agent); /* a new interpreter has new seeds */
-	repl->reseed_due = false;
+	identity_python_done(agent); /* a new interpreter has new seeds */
 	if (repl->ended_early)
 		start_failed(agent);
 	else
@@ -296,23 +317,14 @@ void repl_watch(struct agent *agent)
 	if (repl->sending)
 		events |= EPOLLOUT;
 	(void)loop_watch(&agent->loop, &repl->control, events);
+	(void)loop_watch(&agent->loop, &repl->helper, agent->identity.pending ? EPOLLIN : 0);
 	if (runs_python(agent))
 		return;
 	(void)loop_watch(&agent->loop, &repl->out.source, EPOLLIN);
 	(void)loop_watch(&agent->loop, &repl->err.source, EPOLLIN);
 }
 
-/* ---- seeds and deadlines ---- */
-
-bool repl_reseed(struct agent *agent)
-{
-	struct repl *repl = &agent->repl;
-
-	if (repl->state == REPL_READY)
-		return kill(repl->pid, SIGRTMAX) == 0;
-	repl->reseed_due = repl->state == REPL_STARTING;
-	return repl->reseed_due;
-}
+/* ---- deadlines ---- */
 
 uint64_t repl_deadline(const struct agent *agent)
 {

@@ -41,13 +41,16 @@ struct backlog {
 
 struct repl {
 	enum repl_state state;
-	pid_t pid;     /* 0: none */
-	int source_fd; /* memfd with the driver's text */
+	pid_t pid;       /* 0: none */
+	int source_fd;   /* memfd with the driver's text */
+	int identity_fd; /* memfd, see repl_identity.h */
+	uint32_t told;   /* the sequence number of what is in it */
+	uint32_t asks;   /* enum driver_flags of the last exit record */
 	struct source control;
+	struct source helper; /* a socket to the driver's helper thread */
 	struct pipe_in out, err;
 	struct backlog backlog[2];
 	bool lost;        /* state was lost and nobody has been told */
-	bool reseed_due;  /* as soon as it is ready */
 	int ended_status; /* of waitpid(2), in REPL_ENDED */
 	bool ended_early; /* it had never been ready */
 	uint64_t start_deadline_ns;
@@ -77,10 +80,6 @@ void repl_watch(struct agent *agent);
 
 /* The process ended (status of waitpid(2); it is not yet reaped). */
 void repl_died(struct agent *agent, int status);
-
-/* Asks for new random seeds. Returns true when identity_python_done() will be
- * called, false when there is no interpreter to ask. */
-bool repl_reseed(struct agent *agent);
 
 /* Kills an interpreter that does not get ready; see exec_deadline(). */
 uint64_t repl_deadline(const struct agent *agent);

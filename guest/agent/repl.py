@@ -4,10 +4,10 @@ The agent starts /usr/bin/python3 with this text (see repl.c). Descriptors 1
 and 2 are pipes that the agent reads; CONTROL carries records of an 8-byte
 header (kind, 3 zero bytes, length) and `length` bytes:
 
-    agent to driver   E code: run it
+    agent to driver   E code: run it · F this machine is another one now
     driver to agent   H ready for code · X exit code and flags (i32, i32) and
                       size of the result (u64), followed by that many bytes in
-                      R records · S random modules reseeded
+                      R records · C, S reseeded (see repl_identity.py)
 
 All integers are little endian.
 
@@ -20,11 +20,9 @@ Rules that this file keeps:
   * SIGINT raises KeyboardInterrupt only while code runs.
   * A forked child that reaches the end of the code ends like a script and
     never speaks to the agent.
-  * SIGRTMAX reseeds `random` and `numpy.random` from the kernel, at once even
-    when code is running, and answers S. In a child of a fork it first sets
-    RAMET_FORK_INDEX and `ramet_fork.index`, and calls the functions given to
-    `ramet_fork.register` with that number. They must be quick: the child is
-    not ready before they are done.
+  * SIGRTMAX is the agent's: code can neither handle nor block it.
+
+The text goes on in repl_identity.py and repl_start.py.
 """
 
 import _ast
@@ -43,10 +41,11 @@ import sys
 import textwrap
 import traceback
 
+HELPER = 1018  # repl_identity.py
+IDENTITY = 1019
 SOURCE = 1020  # this text
 CONTROL = 1021
 SAVED = {1: 1022, 2: 1023}  # spare copies of the output pipes
-RUN_DIR = os.environ.get("RAMET_RUN_DIR", "/run/ramet")
 RECORD_MAX = 60000
 SOURCES_MAX = 1000
 SOURCES_BYTES_MAX = 8 << 20
@@ -68,8 +67,15 @@ class State:
         self.running = False  # code runs: SIGINT may raise
         self.open_call = False  # a call has not been answered yet
         self.child = False  # this process is a fork of the interpreter
+        self.taken = None  # sequence number of what was taken up
+        self.forked = None  # ... that made this a child of a fork
+        self.called = None  # ... of which functions were told
+        self.handlers = False  # code has signal handlers of its own
+        self.threads = 0  # of this driver's
+        self.prepared = set()  # names of modules
         self.sending = False  # a record is partly written
-        self.reseed_due = False
+        self.due = []  # records that wait for that
+        self.received = b""  # what came after the last record
         self.results = []
         self.calls = 0
         self.future_flags = 0  # `from __future__` seen so far
@@ -92,26 +98,36 @@ def send(*records):
     while data:
         data = data[_write(CONTROL, data):]
     state.sending = False
-    if state.reseed_due:
-        state.reseed_due = False
-        send((b"S", b""))
+    due, state.due = state.due, []
+    if due:
+        send(*due)
 
 
 def answer(code, flags):
     """Sends the exit record of the call and the results it left behind."""
     result, state.results = b"".join(state.results), []
     state.open_call = False
-    send((b"X", struct.pack("<iiQ", code, flags, len(result))),
+    send((b"X", struct.pack("<iiQ", code, flags | others_run(), len(result))),
          *((b"R", result[i:i + RECORD_MAX]) for i in range(0, len(result), RECORD_MAX)))
 
 
-def read_exact(size, data=b""):
-    while len(data) < size:
-        piece = _read(CONTROL, min(size - len(data), 1 << 20))
-        if not piece:
-            raise EOFError
-        data += piece
-    return data
+def read_more(data):
+    piece = _read(CONTROL, 1 << 20)
+    if not piece:
+        raise EOFError
+    return data + piece
+
+
+def record_read():
+    """The next record of the agent's: kind, payload."""
+    data, state.received = state.received, b""
+    while len(data) < 8:
+        data = read_more(data)
+    end = 8 + struct.unpack_from("<I", data, 4)[0]
+    while len(data) < end:
+        data = read_more(data)
+    state.received = data[end:]
+    return data[:1], data[8:end]
 
 
 # ---- signals and forks ----
@@ -121,58 +137,10 @@ def on_interrupt(_signum, _frame):
         raise _KeyboardInterrupt
 
 
-def random_reseed():
-    try:
-        module = sys.modules.get("random")
-        if module is not None:
-            module.seed(os.urandom(64))
-        numpy_random = sys.modules.get("numpy.random")
-        if numpy_random is not None:
-            numpy_random.seed(list(struct.unpack("<16I", os.urandom(64))))
-    except Exception:  # a module the code replaced by something else
-        pass
-
-
-def fork_read():
-    """What the agent says of the fork: [index, "reseed" or "keep"], or None."""
-    try:
-        fd = _open(RUN_DIR + "/fork_index", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return _read(fd, 64).decode().split()
-    finally:
-        _close(fd)
-
-
-def fork_announce(index):
-    os.environ["RAMET_FORK_INDEX"] = str(index)
-    fork_module.index = index
-    for callback in list(fork_callbacks):
-        try:
-            callback(index)
-        except Exception:
-            traceback.print_exc()
-
-
-def on_reseed(_signum, _frame):
-    fork = fork_read()
-    if not fork or fork[1] != "keep":
-        random_reseed()
-    if state.child:
-        return
-    if fork:
-        fork_announce(int(fork[0]))
-    if state.sending:
-        state.reseed_due = True
-    else:
-        send((b"S", b""))
-
-
 def on_fork():
     """In the child of os.fork(): give up the connection to the agent."""
     state.child = True
-    for fd in (CONTROL, *SAVED.values()):
+    for fd in (CONTROL, HELPER, *SAVED.values()):
         try:
             _close(fd)
         except OSError:
@@ -396,6 +364,7 @@ def call(data):
         descriptors_restore()
         streams_restore()
     answer(code, flags)
+    modules_prepare()
     return None
 
 
@@ -403,9 +372,10 @@ def serve():
     """Answers calls until the agent hangs up or this is a forked child."""
     while True:
         try:
-            header = read_exact(8, _read(CONTROL, 65536))
-            size = struct.unpack_from("<I", header, 4)[0]
-            data = read_exact(8 + size, header)[8:]
+            kind, data = record_read()
+            if kind == b"F":
+                on_identity()
+                continue
             code = call(data)
             if code is not None:
                 return code
@@ -419,50 +389,3 @@ def serve():
             return 0
         except OSError:  # the code closed the connection to the agent
             os._exit(1)
-
-
-def future_mask():
-    import __future__
-    mask = 0
-    for name in __future__.all_feature_names:
-        mask |= getattr(__future__, name).compiler_flag
-    return mask
-
-
-def start():
-    os.close(SOURCE)
-    os.set_inheritable(CONTROL, False)
-    for fd, saved in SAVED.items():
-        _dup2(fd, saved, inheritable=False)
-    for fd, name in ((1, "stdout"), (2, "stderr")):
-        stream = stream_open(fd, "w")
-        setattr(sys, name, stream)
-        setattr(sys, "__%s__" % name, stream)
-    sys.argv = [""]
-    sys.displayhook = display
-    sys.modules["__main__"] = main
-    main.__dict__.update(__builtins__=builtins, __annotations__={})
-    os.register_at_fork(after_in_child=on_fork)
-    _signal.signal(_signal.SIGINT, on_interrupt)
-    _signal.signal(_signal.SIGRTMAX, on_reseed)
-    send((b"H", b""))
-
-
-def fork_register(callback):
-    """Has callback(index) called in every child that this sandbox is forked into."""
-    if not callable(callback):
-        raise TypeError("register() needs a function")
-    fork_callbacks.append(callback)
-    return callback
-
-
-state = State()
-main = _Module("__main__")
-fork_callbacks = []
-fork_module = _Module("ramet_fork", "What a sandbox knows of its forks.")
-fork_module.register = fork_register
-fork_module.index = int(os.environ["RAMET_FORK_INDEX"]) if "RAMET_FORK_INDEX" in os.environ else None
-sys.modules["ramet_fork"] = fork_module
-FUTURE_MASK = future_mask()
-start()
-sys.exit(serve())

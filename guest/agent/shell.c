@@ -80,7 +80,7 @@ static int bash_spawn(struct agent *agent, const struct exec *x, int code_fd, pi
 	struct spawn spawn = { .argv = argv,
 			       .home = agent->home,
 			       .run_dir = agent->run_dir,
-			       .fork_number = agent->identity.fork_number };
+			       .identity = &agent->identity };
 	int result;
 
 	if (null < 0)

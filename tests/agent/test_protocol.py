@@ -1,15 +1,13 @@
-"""The conversation itself: hello, abuse, the end of the connection, seeds."""
+"""The conversation itself: hello, abuse, the end of the connection."""
 
 import errno
 import os
 import random
-import signal
 import socket
 import struct
 import subprocess
 import sys
 import unittest
-import uuid
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from wire import (AGENT, BASH, CANCEL, CREDIT, EXEC, EXEC_DATA, FILE_OPEN, HELLO, MAGIC, OK,
@@ -195,94 +193,6 @@ class End(unittest.TestCase):
                                pass_fds=[null.fileno()], timeout=30)
             self.assertEqual(p.returncode, 1)
             self.assertIn(b"descriptor", p.stderr)
-
-
-class Reseed(unittest.TestCase):
-    def setUp(self):
-        self.agent = Agent()
-        self.addCleanup(self.agent.close)
-
-    def test_generation_is_kept(self):
-        for _ in range(2):
-            generation = uuid.uuid4()
-            self.agent.reseed(generation.bytes, b"child-1", os.urandom(64))
-            with open(os.path.join(self.agent.run_dir, "generation")) as f:
-                self.assertEqual(f.read(), "%s\n" % generation)
-
-    def test_python_random_is_reseeded(self):
-        draws = set()
-        for _ in range(4):
-            self.agent.run("import random; random.seed(1)")
-            self.agent.reseed(entropy=os.urandom(32), flags=1)
-            draws.add(self.agent.run("random.random()").result)
-        self.assertEqual(len(draws), 4)
-
-    def test_without_the_flag_python_is_left_alone(self):
-        self.agent.run("import random; random.seed(1)")
-        self.agent.reseed(entropy=os.urandom(32))
-        self.assertEqual(self.agent.run("random.random()").result, repr(random.Random(1).random()))
-
-    def test_running_code_is_reseeded_at_once(self):
-        ident = self.agent.start("import random, time\nrandom.seed(1)\nprint('ready')\n"
-                                 "time.sleep(0.3)\nrandom.random()")
-        self.agent.output(ident)
-        self.agent.reseed(entropy=os.urandom(32), flags=1)
-        self.assertNotEqual(self.agent.finish(ident).result, repr(random.Random(1).random()))
-
-    def test_at_once_after_the_start(self):
-        with Agent() as agent:
-            agent.reseed(flags=1)
-            self.assertEqual(agent.run("1").result, "1")
-
-    def test_interpreter_that_cannot_confirm(self):
-        ident = self.agent.start("import os, signal\nprint('stopping')\n"
-                                 "os.kill(os.getpid(), signal.SIGSTOP)")
-        self.agent.output(ident)
-        with self.assertRaises(AgentError) as e:
-            self.agent.reseed(flags=1)
-        self.assertEqual(e.exception.errno, 110)
-        pid = int(subprocess.check_output(["pgrep", "-P", str(self.agent.process.pid)]))
-        os.kill(pid, signal.SIGCONT)
-        self.assertEqual(self.agent.finish(ident).exit_code, 0)
-
-    def test_numpy_stand_in(self):
-        """numpy is not needed to see that its seed function is called."""
-        self.agent.run("import sys, types\nm = types.ModuleType('numpy.random')\nseeds = []\n"
-                       "m.seed = seeds.append\nsys.modules['numpy.random'] = m")
-        self.agent.reseed(flags=1)
-        self.assertEqual(self.agent.run("len(seeds), len(seeds[0])").result, "(1, 16)")
-
-    def test_token_is_roots_alone(self):
-        self.agent.reseed(flags=2, token=bytes(range(16)))
-        path = os.path.join(self.agent.run_dir, "token")
-        with open(path) as f:
-            self.assertEqual(f.read(), bytes(range(16)).hex() + "\n")
-        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
-
-    def test_child_of_a_fork_knows_its_index(self):
-        self.assertEqual(self.agent.run("import ramet_fork; ramet_fork.index").result, "")
-        self.agent.reseed(flags=4 | 1, fork_number=3)
-        self.assertEqual(self.agent.run("import os; ramet_fork.index, "
-                                        "os.environ['RAMET_FORK_INDEX']").result, "(2, '2')")
-        self.assertEqual(self.agent.run("echo $RAMET_FORK_INDEX", BASH).stdout, "2\n")
-
-    def test_fork_callbacks_are_called(self):
-        self.agent.run("import ramet_fork; seen = []\n"
-                       "ramet_fork.register(lambda i: 1 / 0)\nramet_fork.register(seen.append)")
-        self.agent.reseed(flags=4 | 1, fork_number=1)
-        self.assertEqual(self.agent.run("seen").result, "[0]")
-
-    def test_fork_without_reseed_keeps_random(self):
-        self.agent.run("import random; random.seed(1)")
-        self.agent.reseed(flags=4, fork_number=1)
-        self.assertEqual(self.agent.run("random.random()").result, repr(random.Random(1).random()))
-
-    def test_fork_without_number_is_refused(self):
-        with self.assertRaises(Closed):
-            self.agent.reseed(flags=4)
-
-    def test_longest_name_and_entropy(self):
-        self.agent.reseed(hostname=b"h" * 64, entropy=os.urandom(512))
 
 
 if __name__ == "__main__":

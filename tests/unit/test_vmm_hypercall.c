@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "lib/clock.h"
 #include "tests/fake/fake_machine.h"
 #include "vmm/console.h"
 #include "vmm/evtchn.h"
@@ -31,8 +32,8 @@ static int teardown(void **state)
 
 static int64_t trap_table(struct machine *m, const struct trap_info *t, size_t count)
 {
-	return fake_call(m, __HYPERVISOR_set_trap_table, fake_put(m, 0, t, count * sizeof(*t)), 0, 0,
-			 0);
+	return fake_call(m, __HYPERVISOR_set_trap_table, fake_put(m, 0, t, count * sizeof(*t)), 0,
+			 0, 0);
 }
 
 static void trap_tables_are_taken(void **state)
@@ -64,7 +65,8 @@ static void hostile_trap_tables_are_refused(void **state)
 	assert_non_null(endless);
 	assert_int_equal(trap_table(m, &bad, 1), -EINVAL);
 	assert_int_equal(m->pv.traps[14].address, 0);
-	assert_int_equal(fake_call(m, __HYPERVISOR_set_trap_table, FAKE_HOLE_VA - 8, 0, 0, 0), -EFAULT);
+	assert_int_equal(fake_call(m, __HYPERVISOR_set_trap_table, FAKE_HOLE_VA - 8, 0, 0, 0),
+			 -EFAULT);
 	for (unsigned int i = 0; i < 300; i++)
 		endless[i] = (struct trap_info){ .vector = (uint8_t)i, .address = FAKE_VA(i) };
 	assert_int_equal(trap_table(m, endless, 300), 0); /* ends by itself */
@@ -133,8 +135,10 @@ static void only_one_vcpu_is_up(void **state)
 
 	assert_int_equal(fake_call(m, __HYPERVISOR_vcpu_op, VCPUOP_is_up, 0, 0, 0), 1);
 	for (uint64_t cpu = 1; cpu < 70; cpu++)
-		assert_int_equal(fake_call(m, __HYPERVISOR_vcpu_op, VCPUOP_is_up, cpu, 0, 0), -ENOENT);
-	assert_int_equal(fake_call(m, __HYPERVISOR_vcpu_op, VCPUOP_initialise, ~0ull, 0, 0), -ENOENT);
+		assert_int_equal(fake_call(m, __HYPERVISOR_vcpu_op, VCPUOP_is_up, cpu, 0, 0),
+				 -ENOENT);
+	assert_int_equal(fake_call(m, __HYPERVISOR_vcpu_op, VCPUOP_initialise, ~0ull, 0, 0),
+			 -ENOENT);
 }
 
 static int64_t time_area(struct machine *m, uint64_t va)
@@ -169,8 +173,8 @@ static int64_t end(struct machine *m, unsigned int reason)
 {
 	const struct sched_shutdown s = { .reason = reason };
 
-	return fake_call(m, __HYPERVISOR_sched_op, SCHEDOP_shutdown, fake_put(m, 0, &s, sizeof(s)), 0,
-			 0);
+	return fake_call(m, __HYPERVISOR_sched_op, SCHEDOP_shutdown, fake_put(m, 0, &s, sizeof(s)),
+			 0, 0);
 }
 
 static void the_end_has_a_reason(void **state)
@@ -218,17 +222,20 @@ static void segment_bases_are_set_by_role(void **state)
 	const uint64_t *bases = fake_backend(m)->bases;
 
 	assert_int_equal(fake_call(m, __HYPERVISOR_set_segment_base, SEGBASE_FS, 0x1000, 0, 0), 0);
-	assert_int_equal(fake_call(m, __HYPERVISOR_set_segment_base, SEGBASE_GS_KERNEL, FAKE_BASE, 0, 0),
+	assert_int_equal(
+		fake_call(m, __HYPERVISOR_set_segment_base, SEGBASE_GS_KERNEL, FAKE_BASE, 0, 0), 0);
+	assert_int_equal(fake_call(m, __HYPERVISOR_set_segment_base, SEGBASE_GS_USER, 0x2000, 0, 0),
 			 0);
-	assert_int_equal(fake_call(m, __HYPERVISOR_set_segment_base, SEGBASE_GS_USER, 0x2000, 0, 0), 0);
 	assert_int_equal(bases[BASE_FS], 0x1000);
 	assert_int_equal(bases[BASE_GS_KERNEL], FAKE_BASE);
 	assert_int_equal(bases[BASE_GS_USER], 0x2000);
-	assert_int_equal(fake_call(m, __HYPERVISOR_set_segment_base, SEGBASE_GS_USER_SEL, 0, 0, 0), 0);
+	assert_int_equal(fake_call(m, __HYPERVISOR_set_segment_base, SEGBASE_GS_USER_SEL, 0, 0, 0),
+			 0);
 	assert_int_equal(bases[BASE_GS_USER], 0);
 	for (uint64_t which = 0; which < 3; which++)
-		assert_int_equal(fake_call(m, __HYPERVISOR_set_segment_base, which, 1ull << 47, 0, 0),
-				 -EINVAL);
+		assert_int_equal(
+			fake_call(m, __HYPERVISOR_set_segment_base, which, 1ull << 47, 0, 0),
+			-EINVAL);
 	assert_int_equal(fake_call(m, __HYPERVISOR_set_segment_base, 4, 0, 0, 0), -EINVAL);
 }
 
@@ -237,10 +244,12 @@ static void descriptors_are_plain_memory(void **state)
 	struct machine *m = *state;
 	uint64_t value;
 
-	assert_int_equal(fake_call(m, __HYPERVISOR_update_descriptor, FAKE_SCRATCH + 8, 0x77, 0, 0), 0);
+	assert_int_equal(fake_call(m, __HYPERVISOR_update_descriptor, FAKE_SCRATCH + 8, 0x77, 0, 0),
+			 0);
 	fake_get(m, 8, &value, sizeof(value));
 	assert_int_equal(value, 0x77);
-	assert_int_equal(fake_call(m, __HYPERVISOR_update_descriptor, FAKE_SCRATCH + 4, 0, 0, 0), -EINVAL);
+	assert_int_equal(fake_call(m, __HYPERVISOR_update_descriptor, FAKE_SCRATCH + 4, 0, 0, 0),
+			 -EINVAL);
 	assert_int_equal(fake_call(m, __HYPERVISOR_update_descriptor, FAKE_RAM, 0, 0, 0), -EINVAL);
 	assert_int_equal(fake_call(m, __HYPERVISOR_update_descriptor, HV_GPA, 0, 0, 0), -EINVAL);
 	assert_int_equal(fake_call(m, __HYPERVISOR_update_descriptor, ~7ull, 0, 0, 0), -EINVAL);
@@ -264,15 +273,18 @@ static void multicalls_do_each(void **state)
 	struct machine *m = *state;
 	struct multicall_entry e[3] = { { .op = __HYPERVISOR_xen_version },
 					{ .op = __HYPERVISOR_multicall },
-					{ .op = __HYPERVISOR_stack_switch, .args = { 0, 0x5000 } } };
+					{ .op = __HYPERVISOR_stack_switch,
+					  .args = { 0, 0x5000 } } };
 
-	assert_int_equal(fake_call(m, __HYPERVISOR_multicall, fake_put(m, 0, e, sizeof(e)), 3, 0, 0), 0);
+	assert_int_equal(
+		fake_call(m, __HYPERVISOR_multicall, fake_put(m, 0, e, sizeof(e)), 3, 0, 0), 0);
 	fake_get(m, 0, e, sizeof(e));
 	assert_int_equal(e[0].result, 4 << 16 | 17);
 	assert_int_equal((int64_t)e[1].result, -EINVAL); /* no recursion */
 	assert_int_equal(e[2].result, 0);
 	assert_int_equal(m->vcpu.kernel_sp, 0x5000);
-	assert_int_equal(fake_call(m, __HYPERVISOR_multicall, FAKE_VA(0), 1ull << 40, 0, 0), -EINVAL);
+	assert_int_equal(fake_call(m, __HYPERVISOR_multicall, FAKE_VA(0), 1ull << 40, 0, 0),
+			 -EINVAL);
 	assert_int_equal(fake_call(m, __HYPERVISOR_multicall, FAKE_HOLE_VA - 32, 1, 0, 0), -EFAULT);
 }
 
@@ -288,7 +300,8 @@ static void batches_report_what_was_done(void **state)
 			 -EINVAL);
 	fake_get(m, 256, &done, sizeof(done));
 	assert_int_equal(done, 0);
-	assert_int_equal(fake_call(m, __HYPERVISOR_mmu_update, 0, 0, FAKE_HOLE_VA, DOMID_SELF), -EFAULT);
+	assert_int_equal(fake_call(m, __HYPERVISOR_mmu_update, 0, 0, FAKE_HOLE_VA, DOMID_SELF),
+			 -EFAULT);
 }
 
 static void console_writes_are_bounded(void **state)
@@ -299,11 +312,14 @@ static void console_writes_are_bounded(void **state)
 				   fake_put(m, 0, "hello", 5), 0),
 			 0);
 	assert_memory_equal(m->console_tail, "hello", 5);
-	assert_int_equal(fake_call(m, __HYPERVISOR_console_io, CONSOLEIO_write, ~0ull, FAKE_VA(0), 0),
-			 -EINVAL);
-	assert_int_equal(fake_call(m, __HYPERVISOR_console_io, CONSOLEIO_write, 5000, FAKE_HOLE_VA - 16, 0),
-			 -EFAULT);
-	assert_int_equal(fake_call(m, __HYPERVISOR_console_io, CONSOLEIO_read, 5, FAKE_VA(0), 0), 0);
+	assert_int_equal(
+		fake_call(m, __HYPERVISOR_console_io, CONSOLEIO_write, ~0ull, FAKE_VA(0), 0),
+		-EINVAL);
+	assert_int_equal(
+		fake_call(m, __HYPERVISOR_console_io, CONSOLEIO_write, 5000, FAKE_HOLE_VA - 16, 0),
+		-EFAULT);
+	assert_int_equal(fake_call(m, __HYPERVISOR_console_io, CONSOLEIO_read, 5, FAKE_VA(0), 0),
+			 0);
 }
 
 static void unknown_numbers_are_not_implemented(void **state)
@@ -324,9 +340,10 @@ static uint64_t random_next(uint64_t *seed)
 
 static uint64_t random_argument(uint64_t *seed)
 {
-	static const uint64_t edges[] = { 0,	    1,	    2,		  0xfff,       PAGE_SIZE,
-					  FAKE_RAM, HV_GPA, FAKE_HOLE_VA, 1ull << 47,  1ull << 52,
-					  HV_VA,    DM_VA,  M2P_VA,	  0xffffffffu, ~0ull };
+	static const uint64_t edges[] = { 0,          1,           2,      0xfff,
+					  PAGE_SIZE,  FAKE_RAM,    HV_GPA, FAKE_HOLE_VA,
+					  1ull << 47, 1ull << 52,  HV_VA,  DM_VA,
+					  M2P_VA,     0xffffffffu, ~0ull };
 	uint64_t r = random_next(seed);
 
 	if (r % 3 == 0)
@@ -393,9 +410,20 @@ static void hostile_lists_of_free_pages_are_refused(void **state)
 	assert_int_equal(free_pages(m, 0, 0, FAKE_HOLE_VA), 0);
 }
 
+static void the_wall_clock_is_told(void **state)
+{
+	uint64_t before = clock_wall_ns() / 1000, after;
+	int64_t told = fake_call(*state, RAMET_HYPERCALL, RAMET_OP_WALL_CLOCK, 0, 0, 0);
+
+	after = clock_wall_ns() / 1000;
+	assert_in_range(told, 0, WALL_CLOCK_MASK);
+	assert_true((((uint64_t)told - before) & WALL_CLOCK_MASK) <= after - before);
+}
+
 static void unknown_calls_of_our_own_are_refused(void **state)
 {
-	assert_int_equal(fake_call(*state, RAMET_HYPERCALL, 4, 0, 0, 0), -ENOSYS);
+	assert_int_equal(fake_call(*state, RAMET_HYPERCALL, 0, 0, 0, 0), -ENOSYS);
+	assert_int_equal(fake_call(*state, RAMET_HYPERCALL, 5, 0, 0, 0), -ENOSYS);
 	assert_int_equal(fake_call(*state, RAMET_HYPERCALL, ~0ull, 0, 0, 0), -ENOSYS);
 }
 
@@ -419,6 +447,7 @@ int main(void)
 		TEST(callbacks_are_taken),
 		TEST(memory_is_described),
 		TEST(hostile_lists_of_free_pages_are_refused),
+		TEST(the_wall_clock_is_told),
 		TEST(unknown_calls_of_our_own_are_refused),
 		TEST(reservations_cannot_be_changed),
 		TEST(only_one_vcpu_is_up),
