@@ -4,10 +4,8 @@
  *                    -> the parent goes on in the first shell (fork_heir.c)
  *                    -> every child is restored, told who it is, and ready
  *
- * Nothing is paused before there are shells for all. Until the parent runs it
- * keeps a processor to itself: only as many children as there are others start
- * with it. A child that fails does so alone; the parent goes on whatever happens
- * to them. */
+ * Nothing is paused before there are shells for all. A child that fails does so
+ * alone; the parent goes on whatever happens to them. */
 #include "engine/fork.h"
 
 #include <errno.h>
@@ -24,8 +22,11 @@ static void fork_free(struct fork *fork)
 	LIST_REMOVE(fork, link);
 	fork_heir_drop(fork);
 	pool_cancel(&fork->shells);
+	if (fork->frozen)
+		memory_set_weight(fork->frozen->memory, VM_WEIGHT_DONOR);
 	frozen_unref(fork->frozen);
 	fork->finish = sd_event_source_disable_unref(fork->finish);
+	fork->stall = sd_event_source_disable_unref(fork->stall);
 	free(fork);
 }
 
@@ -75,27 +76,6 @@ void fork_check(struct fork *fork)
 	(void)sd_event_source_set_enabled(fork->finish, SD_EVENT_ONESHOT);
 }
 
-/* A child is ready, or it failed: then its worker is gone. */
-static void fork_on_child(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
-{
-	struct fork_slot *slot = arg;
-	struct fork *fork = slot->fork;
-	uint64_t now = clock_monotonic_ns() - fork->start_ns;
-
-	if (err) {
-		slot->err = *err;
-	} else {
-		if (!fork->timings.first_ns)
-			fork->timings.first_ns = now;
-		if (sandbox->timings.stitch_ns > fork->timings.stitch_ns)
-			fork->timings.stitch_ns = sandbox->timings.stitch_ns;
-	}
-	fork->timings.total_ns = now;
-	slot->sandbox = NULL;
-	fork->settled++;
-	fork_check(fork);
-}
-
 /* Nothing was copied: no child can be. */
 static void fork_fail(struct fork *fork, const struct ramet_err *err)
 {
@@ -117,7 +97,7 @@ void fork_parent_ended(struct fork *fork, const struct ramet_err *cause)
 	fork->parent = NULL;
 	fork_heir_drop(fork);
 	if (fork->frozen)
-		fork_restore_children(fork, fork->count);
+		fork_start_children(fork);
 	if (fork->frozen)
 		fork_check(fork);
 	else
@@ -125,28 +105,6 @@ void fork_parent_ended(struct fork *fork, const struct ramet_err *cause)
 }
 
 /* ---- the way there ---- */
-
-void fork_restore_children(struct fork *fork, unsigned int count)
-{
-	struct ramet_err err;
-
-	while (count && fork->restored < fork->count) {
-		struct sandbox *child = fork->slots[fork->restored++].sandbox;
-		struct vm *vm;
-		int r;
-
-		if (!child || child->phase != PHASE_RESERVE)
-			continue; /* closed meanwhile */
-		count--;
-		vm = pool_take(&fork->shells);
-		r = vm ? sandbox_restore(child, fork->frozen, vm, &err)
-		       : err_set(&err, EIO, "the sandbox's worker died before it was used");
-		if (r < 0)
-			sandbox_fail(child, &err);
-	}
-	if (fork->restored == fork->count)
-		pool_cancel(&fork->shells);
-}
 
 static void fork_on_frozen(void *arg, struct frozen *frozen, const struct freeze_timings *timings,
 			   const struct ramet_err *err)
@@ -165,6 +123,7 @@ static void fork_on_frozen(void *arg, struct frozen *frozen, const struct freeze
 	fork->timings.map_ns = timings->map_ns;
 	fork->timings.dirty_pages = timings->dirty_pages;
 	fork->timings.range_pages = timings->range_pages;
+	memory_set_weight(frozen->memory, VM_WEIGHT_URGENT);
 	fork_heir_start(fork);
 }
 
@@ -240,38 +199,6 @@ static int fork_check_params(const struct sandbox *parent, const struct fork_par
 			       parent->id);
 	if (parent->engine->uffd_fd < 0)
 		return err_set(err, ENODEV, "this host has no /dev/userfaultfd, which forks need");
-	return 0;
-}
-
-/* A child, listed and waiting for its shell. */
-static int fork_add_child(struct fork *fork, unsigned int i, const struct fork_params *params,
-			  struct ramet_err *err)
-{
-	struct sandbox *parent = fork->parent;
-	struct sandbox *child = sandbox_alloc(fork->engine, err);
-	struct fork_slot *slot = &fork->slots[i];
-	int r;
-
-	if (!child)
-		return -ENOMEM;
-	slot->fork = fork;
-	child->phase = PHASE_RESERVE;
-	child->depth = parent->depth + 1;
-	child->fork_number = i + 1;
-	child->reseed_python = !params->keep_random;
-	memcpy(child->kernel, parent->kernel, sizeof(child->kernel));
-	r = sandbox_copy_params(child, parent, params->metadata_count, params->metadata, err);
-	if (r == 0)
-		r = sandbox_set_ready_deadline(child, fork->engine->limits.fork_deadline, err);
-	if (r == 0)
-		r = sandbox_enlist(child, fork_on_child, slot, err);
-	if (r < 0) {
-		sandbox_free(child);
-		return r;
-	}
-	tree_add(parent, child);
-	slot->sandbox = child;
-	memcpy(slot->id, child->id, sizeof(slot->id));
 	return 0;
 }
 

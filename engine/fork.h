@@ -8,7 +8,7 @@ struct fork_slot {
 	struct fork *fork;
 	char id[SANDBOX_ID_MAX];
 	struct sandbox *sandbox; /* until it is settled */
-	uint64_t stitch_ns;
+	bool started;
 	struct ramet_err err; /* code 0: ready */
 };
 
@@ -20,7 +20,9 @@ struct fork {
 	fork_cb done;
 	void *arg;
 	struct pool_request shells; /* the first is the parent's next */
-	unsigned int restored;      /* children that were started, or found gone */
+	unsigned int started;       /* children that were started, or found gone */
+	unsigned int answering;     /* of those, not settled yet */
+	bool parent_done;           /* it runs on, or has ended */
 	struct frozen *frozen;      /* NULL: the parent has not stopped */
 	struct ramet_err failure;   /* code 0: it did */
 
@@ -31,6 +33,7 @@ struct fork {
 	sd_event_source *deadline;
 
 	sd_event_source *finish; /* deferred: all is settled */
+	sd_event_source *stall;  /* children take long to answer */
 	uint64_t start_ns, paused_at;
 	struct fork_timings timings;
 	unsigned int count, settled;
@@ -42,8 +45,15 @@ void fork_heir_start(struct fork *fork);
 /* Nobody needs it any more. */
 void fork_heir_drop(struct fork *fork);
 
-/* Runs up to `count` children that do not run yet. engine/fork.c */
-void fork_restore_children(struct fork *fork, unsigned int count);
+/* Makes child `i`, listed and waiting for its shell. engine/fork_children.c */
+int fork_add_child(struct fork *fork, unsigned int i, const struct fork_params *params,
+		   struct ramet_err *err);
+
+/* Starts as many children as there are processors that the parent leaves free. */
+void fork_start_beside_parent(struct fork *fork);
+
+/* The parent runs, or has ended: the children follow. */
+void fork_start_children(struct fork *fork);
 
 /* Ends the fork when everything is settled. engine/fork.c */
 void fork_check(struct fork *fork);

@@ -2,7 +2,6 @@
  * same connection to the agent, at the byte where the old worker stopped. What
  * is frozen stays, so a worker that fails is replaced by another. */
 #include <errno.h>
-#include <sys/sysinfo.h>
 
 #include "engine/fork.h"
 #include "lib/cleanup.h"
@@ -12,14 +11,6 @@
 #define ATTEMPTS_MAX 3u
 
 static void heir_failed(struct fork *fork, const struct ramet_err *err);
-
-/* Those that are left when the parent's new worker has one. */
-static unsigned int processors_beside(void)
-{
-	int n = get_nprocs();
-
-	return n > 1 ? (unsigned int)n - 1 : 0;
-}
 
 void fork_heir_drop(struct fork *fork)
 {
@@ -63,7 +54,7 @@ static void heir_booted(void *arg)
 	fork->timings.parent_ns = clock_monotonic_ns() - fork->paused_at;
 	sandbox_unhold(s);
 	fork->parent = NULL; /* its part is over */
-	fork_restore_children(fork, fork->count);
+	fork_start_children(fork);
 	fork_check(fork);
 }
 
@@ -150,7 +141,7 @@ static void heir_failed(struct fork *fork, const struct ramet_err *err)
 	int r = -EIO;
 
 	fork_heir_drop(fork);
-	fork_restore_children(fork, fork->count);
+	fork_start_children(fork);
 	log_warn("the worker for sandbox %s after its fork failed: %s", fork->parent->id,
 		 cause.msg);
 	if (memory_check(fork->frozen->memory, &cause) == 0 && ++fork->attempts < ATTEMPTS_MAX)
@@ -174,5 +165,5 @@ void fork_heir_start(struct fork *fork)
 	if (r < 0)
 		heir_failed(fork, &err);
 	else
-		fork_restore_children(fork, processors_beside());
+		fork_start_beside_parent(fork);
 }

@@ -164,8 +164,15 @@ int memory_donate(struct memory *memory, struct vm *vm, struct ramet_err *err)
 	layer->donor = vm;
 	layer->filling = true;
 	vm_set_owner(vm, &events, layer);
-	vm_set_weight(vm, VM_WEIGHT_DONOR);
 	return 0;
+}
+
+void memory_set_weight(const struct memory *memory, unsigned int percent)
+{
+	const struct memory_layer *layer = memory_top(memory);
+
+	if (layer->filling)
+		vm_set_weight(layer->donor, percent);
 }
 
 void memory_wait_filled(struct memory *memory, memory_layer_cb done, void *arg)

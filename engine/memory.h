@@ -52,6 +52,9 @@ uint64_t memory_resident(const struct memory *memory);
 /* `vm`, paused, becomes the donor: on success it belongs to the layer. */
 int memory_donate(struct memory *memory, struct vm *vm, struct ramet_err *err);
 
+/* How much processor time the top layer's donor gets; see vm_set_weight(). */
+void memory_set_weight(const struct memory *memory, unsigned int percent);
+
 /* Calls back, from the loop, when the top layer is filled; one waiter. */
 void memory_wait_filled(struct memory *memory, memory_layer_cb done, void *arg);
 bool memory_filled(const struct memory *memory);

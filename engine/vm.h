@@ -66,8 +66,8 @@ static inline bool vm_gone(const struct vm *vm)
 /* How much processor time it gets beside others, see cgroup_weight_set(). Where
  * that cannot be set it stays equal. */
 #define VM_WEIGHT_EQUAL  100u
-#define VM_WEIGHT_URGENT 800u /* the parent of a fork, until it goes on */
-#define VM_WEIGHT_DONOR  10u  /* who waits for it leaves the processor to it */
+#define VM_WEIGHT_URGENT 800u /* the parent of a fork, and what it waits for */
+#define VM_WEIGHT_DONOR  20u  /* filling what nobody waits for */
 void vm_set_weight(const struct vm *vm, unsigned int percent);
 
 /* SIGKILLs it; `gone` follows. */

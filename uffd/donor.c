@@ -2,6 +2,7 @@
 #include "uffd/donor.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -56,18 +57,38 @@ static int target_map(struct donor *donor, struct ramet_err *err)
 	return userfault_register(donor->uffd, (uint64_t)target, donor->p.size, err);
 }
 
+static int range_compare_size(const void *a, const void *b, void *ranges)
+{
+	const struct range *x = (const struct range *)ranges + *(const uint32_t *)a;
+	const struct range *y = (const struct range *)ranges + *(const uint32_t *)b;
+	uint64_t size_x = x->end - x->start, size_y = y->end - y->start;
+
+	return size_x < size_y ? -1 : size_x > size_y;
+}
+
+/* What a guest needs at once lies scattered (its kernel's and its processes' own
+ * data); large ranges are bulk. */
+static void ranges_order(struct donor *d)
+{
+	for (uint32_t i = 0; i < d->p.range_count; i++)
+		d->order[i] = i;
+	qsort_r(d->order, d->p.range_count, sizeof(d->order[0]), range_compare_size, d->ranges);
+}
+
 static int donor_alloc(struct donor *d, struct ramet_err *err)
 {
 	uint64_t pages = d->p.size >> RANGE_SHIFT;
 
 	d->ranges = calloc(d->p.range_count + 1, sizeof(*d->ranges));
+	d->order = calloc(d->p.range_count + 1, sizeof(*d->order));
 	d->done = calloc(pages / 64 + 1, sizeof(*d->done));
 	d->demanded = calloc(DONOR_DEMANDED_MAX, sizeof(*d->demanded));
-	if (!d->ranges || !d->done || !d->demanded)
+	if (!d->ranges || !d->order || !d->done || !d->demanded)
 		return err_set(err, ENOMEM, "no memory to fill a memory layer");
 	if (d->p.range_count)
 		memcpy(d->ranges, d->p.ranges, d->p.range_count * sizeof(*d->ranges));
 	d->p.ranges = d->ranges;
+	ranges_order(d);
 	d->stats.bytes = ranges_bytes(d->ranges, d->p.range_count);
 	d->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (d->epoll < 0)
@@ -117,6 +138,7 @@ void donor_destroy(struct donor *donor)
 	close_fd(&donor->epoll);
 	free(donor->demanded);
 	free(donor->done);
+	free(donor->order);
 	free(donor->ranges);
 	free(donor);
 }

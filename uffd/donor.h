@@ -2,7 +2,7 @@
  *
  * A donor has the pages (a retired worker's frozen guest memory, or any other
  * mapping that no longer changes) and copies the given ranges of them into the
- * layer: first what children wait for, else in order. Pages go in with
+ * layer: first what children wait for, else the small ranges before the large. Pages go in with
  * UFFDIO_COPY, through a mapping of its own, because a page must be complete
  * the moment it is in the layer: from then on children map it unasked.
  *

@@ -24,11 +24,12 @@ struct donor_child {
 struct donor {
 	struct donor_params p; /* `ranges` is a copy; descriptors are not kept */
 	struct range *ranges;
+	uint32_t *order; /* indices of ranges, the smallest first */
 	uint8_t *target; /* the layer, shared; NULL once finished */
 	int uffd;        /* watches `target`, so that pages can be put there */
 	int epoll;       /* children's userfaultfds */
 	uint64_t *done;  /* one bit for each page of the layer */
-	size_t at_range; /* where to go on copying ahead */
+	size_t at_range; /* where to go on copying ahead: index into order */
 	uint64_t at;
 	bool busy; /* children were waiting at the last look */
 	struct donor_child *children;
