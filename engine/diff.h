@@ -46,6 +46,6 @@ int diff_memory_start(struct diff *diff, struct sandbox *const sandboxes[2], str
 void diff_memory_clear(struct diff_guest *guest);
 
 /* Walks both; the end follows. engine/diff_files.c */
-void diff_files_start(struct diff *diff);
+int diff_files_start(struct diff *diff, struct ramet_err *err);
 
 #endif

@@ -187,22 +187,20 @@ static void files_failed(void *arg, const struct ramet_err *err)
 	diff_fail(arg, err);
 }
 
-void diff_files_start(struct diff *diff)
+int diff_files_start(struct diff *diff, struct ramet_err *err)
 {
 	static const struct walk_callbacks callbacks = { files_arrived, files_failed };
-	struct ramet_err err;
-	int r = guests_check(diff, &err);
+	int r = guests_check(diff, err);
 
 	diff->files_ns = clock_monotonic_ns();
 	for (size_t i = 0; r == 0 && i < 2; i++) {
 		struct diff_guest *guest = &diff->guests[i];
 		struct sandbox *s = engine_sandbox_find(diff->engine, guest->id);
 
-		r = sandbox_check_ready(s, &err);
+		r = sandbox_check_ready(s, err);
 		if (r == 0)
 			r = walk_start(s->agent, &diff->roots, &callbacks, guest, &guest->walk,
-				       &err);
+				       err);
 	}
-	if (r < 0)
-		diff_end(diff, NULL, &err);
+	return r;
 }

@@ -105,6 +105,7 @@ static void memory_counted(struct worker_stats *request, const struct control_st
 	struct diff_guest *guest = (void *)((char *)request - offsetof(struct diff_guest, stats));
 	struct diff *diff = guest->diff;
 	struct ramet_err cause;
+	int r;
 
 	if (err) { /* its own end, if that has begun, tells more */
 		const struct sandbox *s = engine_sandbox_find(diff->engine, guest->id);
@@ -115,17 +116,17 @@ static void memory_counted(struct worker_stats *request, const struct control_st
 		return;
 	}
 	guest->counted = true;
-	if (!guest->memory || stats->dirty_pages == UINT64_MAX)
+	if (stats->dirty_pages == UINT64_MAX)
 		diff->memory.known = false;
 	if (!diff->guests[0].counted || !diff->guests[1].counted)
 		return;
-	if (diff->memory.known && memory_compare(diff, &cause) < 0) {
-		diff_end(diff, NULL, &cause);
-		return;
-	}
+	r = diff->memory.known ? memory_compare(diff, &cause) : 0;
 	for (size_t i = 0; i < 2; i++)
 		diff_memory_clear(&diff->guests[i]);
-	diff_files_start(diff);
+	if (r == 0)
+		r = diff_files_start(diff, &cause);
+	if (r < 0)
+		diff_end(diff, NULL, &cause);
 }
 
 static int bitmap_make(uint64_t size, struct ramet_err *err)
@@ -139,18 +140,18 @@ static int bitmap_make(uint64_t size, struct ramet_err *err)
 
 int diff_memory_start(struct diff *diff, struct sandbox *const sandboxes[2], struct ramet_err *err)
 {
+	if (!sandboxes[0]->vm->memory || !sandboxes[1]->vm->memory)
+		return diff_files_start(diff, err); /* one was booted: its writes are not known */
 	diff->memory.known = true;
 	for (size_t i = 0; i < 2; i++) {
 		struct diff_guest *guest = &diff->guests[i];
 		struct vm *vm = sandboxes[i]->vm;
 		int r;
 
-		if (vm->memory) {
-			guest->bitmap_fd = bitmap_make(vm->memory->map->size, err);
-			if (guest->bitmap_fd < 0)
-				return -err->code;
-			guest->memory = memory_ref(vm->memory);
-		}
+		guest->bitmap_fd = bitmap_make(vm->memory->map->size, err);
+		if (guest->bitmap_fd < 0)
+			return -err->code;
+		guest->memory = memory_ref(vm->memory);
 		guest->stats.done = memory_counted;
 		r = worker_ask_stats(vm->worker, &guest->stats, guest->bitmap_fd, err);
 		if (r < 0)
