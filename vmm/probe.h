@@ -12,8 +12,7 @@
  *   on the vCPU: KVM_SET_CPUID2 KVM_GET_SREGS KVM_SET_SREGS KVM_SET_MSRS
  *     KVM_SET_SIGNAL_MASK KVM_GET_DEVICE_ATTR KVM_RUN
  *   system calls: ioctl mmap munmap close gettid timer_create timer_settime
- *     timer_delete rt_sigprocmask rt_sigtimedwait, and clock_gettime where the
- *     vDSO does not serve it. */
+ *     timer_delete rt_sigprocmask rt_sigtimedwait clock_gettime. */
 #ifndef RAMET_VMM_PROBE_H
 #define RAMET_VMM_PROBE_H
 
@@ -67,12 +66,14 @@ struct probe_result {
 };
 
 /* Runs the probe on an open /dev/kvm and fills *result. Takes a few
- * milliseconds and at most PROBE_LIMIT_MS, whatever the KVM does. Blocks one
+ * milliseconds of CPU time and at most PROBE_LIMIT_MS, whatever the KVM does,
+ * and gives up soon after PROBE_WALL_LIMIT_MS where others have the CPUs. Blocks one
  * realtime signal of the calling thread meanwhile; leaves no fd, mapping, timer
  * or signal behind. kvm_fd stays the caller's.
  * -ENOTSUP: this KVM cannot run a PV guest in any way, err says why.
  * Other -errno: the host failed. *result is untouched on error. */
-#define PROBE_LIMIT_MS 1000u
+#define PROBE_LIMIT_MS      1000u
+#define PROBE_WALL_LIMIT_MS 20000u
 int probe_run(int kvm_fd, struct probe_result *result, struct ramet_err *err);
 
 /* Sets fast_paths_ok and reason from the other facts. probe_run() does it. */

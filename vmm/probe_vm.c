@@ -3,6 +3,8 @@
  * Deadlines use no signal handler: a timer signal that stays blocked in the
  * thread is let in by KVM_SET_SIGNAL_MASK, so that KVM_RUN returns EINTR with
  * the signal still pending. There is no race with the entry and nothing global.
+ * What counts is the CPU time of the thread: where hundreds of workers start at
+ * once a step may have to wait for a CPU, and that says nothing about KVM.
  *
  * Sources: Documentation/virt/kvm/api.rst; AMD64 APM vol. 2 ch. 4, 5, 8, 12. */
 #include "vmm/probe_vm.h"
@@ -19,7 +21,8 @@
 #include "vmm/probe.h"
 #include "vmm/probe_guest.h"
 
-#define STEP_NS      300000000u /* for busy hosts: a step takes microseconds */
+#define STEP_NS      300000000u /* of CPU time; a step takes microseconds */
+#define STEP_SLACK   (STEP_NS / 10)
 #define PROBE_SIGNAL (SIGRTMIN + 7)
 
 static struct kvm_segment segment_flat(uint16_t selector, bool code, uint8_t dpl)
@@ -194,7 +197,8 @@ static int deadline_create(struct probe_vm *vm, struct ramet_err *err)
 	if (timer_create(CLOCK_MONOTONIC, &event, &vm->timer) < 0)
 		return err_errno(err, errno, "cannot create the probe's timer");
 	vm->has_timer = true;
-	vm->deadline_ns = clock_monotonic_ns() + PROBE_LIMIT_MS * 1000000ull;
+	vm->patience_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) + PROBE_LIMIT_MS * 1000000ull;
+	vm->deadline_ns = clock_monotonic_ns() + PROBE_WALL_LIMIT_MS * 1000000ull;
 	return 0;
 }
 
@@ -263,15 +267,37 @@ void probe_vm_start(struct probe_vm *vm, uint64_t rip, unsigned int cpl)
 	vm->run->kvm_dirty_regs = vm->run->kvm_valid_regs;
 }
 
-static void step_arm(struct probe_vm *vm, bool on)
+static void step_arm(struct probe_vm *vm, uint64_t ns)
 {
-	uint64_t now = clock_monotonic_ns();
-	uint64_t left = vm->deadline_ns > now ? vm->deadline_ns - now : 1;
-	struct itimerspec when = { 0 };
+	struct itimerspec when = { .it_value.tv_nsec = (long)ns };
 
-	if (on)
-		when.it_value.tv_nsec = (long)(left < STEP_NS ? left : STEP_NS);
 	(void)timer_settime(vm->timer, 0, &when, NULL);
+}
+
+static void step_begin(struct probe_vm *vm)
+{
+	uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+	uint64_t left = vm->patience_ns > used ? vm->patience_ns - used : 1;
+
+	if (left > STEP_NS)
+		left = STEP_NS;
+	vm->step_ns = used + left;
+	step_arm(vm, left);
+}
+
+/* Whether a step has had its time. If only the timer has gone off, because
+ * others had the CPU, it is armed again. */
+static bool step_late(struct probe_vm *vm)
+{
+	uint64_t used;
+
+	if (!deadline_take())
+		return false;
+	used = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+	if (used + STEP_SLACK >= vm->step_ns || clock_monotonic_ns() >= vm->deadline_ns)
+		return true;
+	step_arm(vm, vm->step_ns - used);
+	return false;
 }
 
 void probe_vm_run(struct probe_vm *vm, struct probe_stop *stop)
@@ -280,13 +306,13 @@ void probe_vm_run(struct probe_vm *vm, struct probe_stop *stop)
 	int rc;
 
 	*stop = (struct probe_stop){ .kind = PROBE_STOP_FAILED };
-	step_arm(vm, true);
+	step_begin(vm);
 	do {
 		rc = ioctl(vm->vcpu_fd, KVM_RUN, 0);
 		stop->error = rc < 0 ? errno : 0;
 		run->kvm_dirty_regs = 0; /* taken over, also when interrupted */
-	} while ((stop->error == EINTR || stop->error == EAGAIN) && !deadline_take());
-	step_arm(vm, false);
+	} while ((stop->error == EINTR || stop->error == EAGAIN) && !step_late(vm));
+	step_arm(vm, 0);
 	(void)deadline_take(); /* may have gone off since */
 	stop->cpl = run->s.regs.sregs.ss.dpl;
 	if (stop->error) {

@@ -63,7 +63,9 @@ struct probe_vm {
 	bool has_timer;
 	bool masked;
 	sigset_t old_mask;
-	uint64_t deadline_ns; /* CLOCK_MONOTONIC: end of all patience */
+	uint64_t patience_ns; /* CPU time of this thread: end of all patience */
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC: the same for a KVM that sleeps */
+	uint64_t step_ns;     /* CPU time: the end of a step */
 };
 
 struct probe_stop {
