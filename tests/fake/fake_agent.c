@@ -255,6 +255,15 @@ static void exec_take(struct fake_agent *agent, const struct frame *frame)
 	exec_progress(agent);
 }
 
+/* A byte of the guest's memory names a child of a fork, by its number. */
+static bool named_by(const struct fake_agent *agent, uint64_t page)
+{
+	struct fake_host *host = agent->host;
+
+	return host && agent->fork_number &&
+	       host->peek(host->arg, page) == (uint8_t)agent->fork_number;
+}
+
 static void take_reseed(struct fake_agent *agent, const struct frame *frame)
 {
 	struct msg_reseed message;
@@ -274,9 +283,9 @@ static void take_reseed(struct fake_agent *agent, const struct frame *frame)
 	    memcmp(frame->payload + sizeof(message), "sbx_", 4) != 0 ||
 	    !memcmp(frame->payload + sizeof(message) + 24, zero, sizeof(zero)))
 		fake_send_error(agent, frame->id, EINVAL, "the identity is not complete");
-	else if (!strcmp(agent->script, "refuse-reseed"))
+	else if (!strcmp(agent->script, "refuse-reseed") || named_by(agent, FAKE_PAGE_REFUSES))
 		fake_send_error(agent, frame->id, EPERM, "no entropy device");
-	else
+	else if (!named_by(agent, FAKE_PAGE_SILENT))
 		fake_send(agent, MSG_OK, frame->id, NULL, 0, NULL, 0);
 }
 

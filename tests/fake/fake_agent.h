@@ -14,7 +14,8 @@
  *     die             crashes the worker
  *     deaf            reads no more from the channel
  *     poke N B        writes byte B to page N of the guest's memory
- *     peek N          that byte on stdout, in decimal
+ *     peek N          that byte on stdout, in decimal; the bytes in pages
+ *                     FAKE_PAGE_... say which child of a fork is not made unique
  *     count           how many times it was forked or restored, on stdout
  *     identity        fork number and whether Python was reseeded, on stdout
  *     empty N         N frames of output without a byte, exit 0
@@ -48,6 +49,11 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* The number of the child (from 1) that refuses its MSG_RESEED, or never
+ * answers it. */
+#define FAKE_PAGE_REFUSES 90
+#define FAKE_PAGE_SILENT  91
 
 /* Byte `offset` of the test pattern. */
 static inline uint8_t fake_pattern(uint64_t offset)
