@@ -13,6 +13,10 @@ struct hypercall {
 	uint64_t arg[5];
 };
 
+/* xen/include/public/xen.h, memory.h */
+#define HYPERCALL_MEMORY_OP     12
+#define MEMORY_MAXIMUM_RAM_PAGE 2
+
 #define IOCTL_HYPERCALL _IOC(_IOC_NONE, 'P', 0, sizeof(struct hypercall))
 
 int hypercall_open(void)
@@ -22,10 +26,20 @@ int hypercall_open(void)
 	return fd < 0 ? -errno : fd;
 }
 
-int hypercall_make(int fd, uint64_t op, uint64_t a, uint64_t b, uint64_t c)
+static int submit(int fd, struct hypercall call)
 {
-	struct hypercall call = { .op = RAMET_HYPERCALL, .arg = { op, a, b, c } };
 	int answer = ioctl(fd, IOCTL_HYPERCALL, &call);
 
 	return answer < 0 ? -errno : answer;
+}
+
+int hypercall_make(int fd, uint64_t op, uint64_t a, uint64_t b, uint64_t c)
+{
+	return submit(fd, (struct hypercall){ .op = RAMET_HYPERCALL, .arg = { op, a, b, c } });
+}
+
+int hypercall_frames(int fd)
+{
+	return submit(fd, (struct hypercall){ .op = HYPERCALL_MEMORY_OP,
+					      .arg = { MEMORY_MAXIMUM_RAM_PAGE } });
 }

@@ -20,9 +20,15 @@
 _Static_assert(FREE_PAGES_MAX % RECLAIM_READ_PAGES == 0, "whole reads");
 _Static_assert(RECLAIM_READ_PAGES % 64 == 0, "whole words");
 
+static bool reclaim_possible(const struct reclaim *r)
+{
+	return r->flags_fd >= 0 && r->frames;
+}
+
 void reclaim_init(struct agent *agent)
 {
 	struct reclaim *r = &agent->reclaim;
+	int frames = 0;
 
 	r->flags_fd = r->hypercall_fd = -1;
 	r->due_ns = UINT64_MAX;
@@ -30,72 +36,57 @@ void reclaim_init(struct agent *agent)
 		return;
 	r->flags_fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 	r->hypercall_fd = hypercall_open();
-	if (r->flags_fd < 0 || r->hypercall_fd < 0)
+	if (r->hypercall_fd >= 0)
+		frames = hypercall_frames(r->hypercall_fd);
+	r->frames = frames > 0 ? (uint64_t)frames : 0;
+	if (!reclaim_possible(r))
 		agent_log("free memory cannot be given back: no page flags or no hypercalls");
-}
-
-static bool reclaim_possible(const struct reclaim *r)
-{
-	return r->flags_fd >= 0 && r->hypercall_fd >= 0;
 }
 
 /* ---- a pass ---- */
 
-/* Adds the free pages of [first, first + RECLAIM_READ_PAGES) to the bitmap.
- * A page in the allocator's hands has this flag and no other. Returns how many
- * there are, or -errno. */
-static ssize_t flags_add(struct reclaim *r, uint64_t first)
+/* Adds the free pages of [first, first + count), all read at once, to the bitmap.
+ * A page in the allocator's hands has this flag and no other. 0 or -errno. */
+static int flags_add(struct reclaim *r, uint64_t first, size_t count)
 {
-	ssize_t n = pread(r->flags_fd, r->flags, sizeof(r->flags),
-			  (off_t)(first * sizeof(r->flags[0])));
+	size_t size = count * sizeof(r->flags[0]);
+	ssize_t n = pread(r->flags_fd, r->flags, size, (off_t)(first * sizeof(r->flags[0])));
 	size_t base = first % FREE_PAGES_MAX;
 
 	if (n < 0)
 		return -errno;
-	n /= (ssize_t)sizeof(r->flags[0]);
-	for (size_t i = 0; i < (size_t)n; i++)
+	if ((size_t)n != size)
+		return -EIO;
+	for (size_t i = 0; i < count; i++)
 		if (r->flags[i] == 1ull << KPF_BUDDY)
 			r->bitmap[(base + i) / 64] |= 1ull << ((base + i) % 64);
-	return n;
+	return 0;
 }
 
-/* Finds what is free in the chunk that begins at r->next. Returns the number
- * of frames in it, fewer than FREE_PAGES_MAX only at the end of memory. */
-static ssize_t chunk_look(struct reclaim *r)
+/* Finds what is free in the chunk of `count` frames that begins at r->next. */
+static int chunk_look(struct reclaim *r, size_t count)
 {
-	size_t count = 0;
+	int err = 0;
 
 	memset(r->bitmap, 0, sizeof(r->bitmap));
-	while (count < FREE_PAGES_MAX) {
-		ssize_t n = flags_add(r, r->next + count);
-
-		if (n < 0)
-			return n;
-		count += (size_t)n;
-		if (n < (ssize_t)RECLAIM_READ_PAGES)
-			break;
-	}
-	return (ssize_t)(count & ~(size_t)63);
+	for (size_t at = 0; at < count && !err; at += RECLAIM_READ_PAGES)
+		err = flags_add(r, r->next + at, min_size(count - at, RECLAIM_READ_PAGES));
+	return err;
 }
 
-/* Returns the number of frames of the chunk, or -errno. */
-static ssize_t chunk_pass(struct reclaim *r)
+static int chunk_pass(struct reclaim *r, size_t count)
 {
-	ssize_t count = 0;
-
 	for (int round = 0; round < 2; round++) {
-		int dropped;
+		int answer = chunk_look(r, count);
 
-		count = chunk_look(r);
-		if (count <= 0)
-			return count;
-		dropped = hypercall_make(r->hypercall_fd, RAMET_OP_FREE_PAGES, r->next,
-					 (uint64_t)count, (uint64_t)(uintptr_t)r->bitmap);
-		if (dropped < 0)
-			return dropped;
-		r->pages += (uint64_t)dropped;
+		if (!answer)
+			answer = hypercall_make(r->hypercall_fd, RAMET_OP_FREE_PAGES, r->next,
+						count, (uint64_t)(uintptr_t)r->bitmap);
+		if (answer < 0)
+			return answer;
+		r->pages += (uint64_t)answer;
 	}
-	return count;
+	return 0;
 }
 
 static void kept_note(struct reclaim *r)
@@ -134,12 +125,12 @@ static void pass_end(struct agent *agent, int err)
 static void pass_step(struct agent *agent)
 {
 	struct reclaim *r = &agent->reclaim;
-	ssize_t count = chunk_pass(r);
+	size_t count = min_size(r->frames - r->next, FREE_PAGES_MAX);
+	int err = chunk_pass(r, count);
 
-	if (count > 0)
-		r->next += (uint64_t)count;
-	if (count < (ssize_t)FREE_PAGES_MAX)
-		pass_end(agent, count < 0 ? (int)count : 0);
+	r->next += count;
+	if (err || r->next == r->frames)
+		pass_end(agent, err);
 }
 
 /* ---- when ---- */

@@ -30,7 +30,8 @@ struct reclaim {
 	bool active;      /* a pass is under way */
 	bool asked;       /* by the host: `id` is to be answered */
 	uint32_t id;
-	uint64_t next; /* frame */
+	uint64_t next;   /* frame */
+	uint64_t frames; /* of this guest */
 	uint64_t pages, started_ns;
 	uint64_t due_ns; /* when to look whether a pass is worth it; UINT64_MAX: never */
 	uint64_t kept;   /* pages of the guest's own after the last pass */

@@ -144,6 +144,14 @@ class FreedMemory(ReclaimCase):
     def test_goes_back_when_asked_for_fast(self):
         self.check_request("fast")
 
+    # Linux keeps page flags for whole sections of 128 MiB.
+    def test_goes_back_in_a_guest_of_odd_size(self):
+        sandbox = self.create(memory_mb=306)
+        self.run_code(sandbox, "big = bytearray(60 << 20)\n"
+                      "for at in range(0, len(big), 4096): big[at] = 1")
+        self.run_code(sandbox, "del big")
+        self.assertGreater(self.reclaim(sandbox), 50)
+
     def test_goes_back_on_the_plain_path(self):
         sandbox = self.create(plain=True)
         self.run_code(sandbox, FILL)
