@@ -13,7 +13,7 @@ from pathlib import Path
 import harness
 from harness import RAMET, SandboxCase, needs_guest
 
-VERBS = ("create", "exec", "cp", "ls", "rm", "fork", "merge", "pause", "resume", "tree", "info",
+VERBS = ("create", "exec", "cp", "ls", "rm", "fork", "merge", "diff", "pause", "resume", "tree", "info",
          "console", "doctor", "version")
 
 
@@ -61,7 +61,8 @@ class UsageTest(unittest.TestCase):
                           ("rm",), ("rm", "--all", "x"), ("fork",), ("fork", "a", "b"),
                           ("fork", "-n", "0", "a"), ("fork", "-n", "x", "a"),
                           ("fork", "--metadata", "x", "a"), ("fork", "--trace"), ("merge", "a"),
-                          ("merge", "a", "b", "c"), ("pause",), ("resume", "a", "b"), ("tree", "a"),
+                          ("merge", "a", "b", "c"), ("diff", "a"),
+                          ("diff", "a", "b", "relative"), ("pause",), ("resume", "a", "b"), ("tree", "a"),
                           ("info",), ("console", "a", "b"),
                           ("version", "x"), ("doctor", "x")):
             with self.subTest(arguments=arguments):

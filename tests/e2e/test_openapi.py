@@ -37,6 +37,10 @@ ACCOUNTED = {
     ("POST", "/v1/sandboxes/{id}/fork", "504"): "needs a guest that does not stop",
     ("POST", "/v1/sandboxes/{id}/merge_into/{winner}", "500"): "needs a guest that refuses a name",
     ("POST", "/v1/sandboxes/{id}/merge_into/{winner}", "503"): "needs a host without memory",
+    ("POST", "/v1/sandboxes/{id}/diff", "429"): "needs 32 comparisons that stay",
+    ("POST", "/v1/sandboxes/{id}/diff", "500"): "needs a guest that dies: test_diff",
+    ("POST", "/v1/sandboxes/{id}/diff", "503"): "needs a host without memory, or a stopping daemon",
+    ("POST", "/v1/sandboxes/{id}/diff", "504"): "needs a guest that does not answer",
     ("POST", "/v1/sandboxes/{id}/pause", "500"): "needs a worker that dies in the pause",
     ("POST", "/v1/sandboxes/{id}/pause", "503"): "needs a host without memory",
     ("POST", "/v1/sandboxes/{id}/pause", "504"): "needs a guest that does not stop",
@@ -165,6 +169,22 @@ class CoverageTest(SandboxCase):
         for sandbox in (parent, *children):
             api.delete(f"/v1/sandboxes/{sandbox}")
 
+    def exercise_diff(self):
+        api, target, other = self.api, self.base + "/diff", self.api.create()
+        where = harness.guest_directory()
+        api.put(f"{self.base}/files?path={where}/f", b"x")
+        api.post(target, {"other": other, "paths": [where]})
+        api.post(target, {"other": other, "paths": ["relative"]})
+        api.post(UNKNOWN + "/diff", {"other": other})
+        api.post(target, {"other": other, "paths": ["/" + "x" * 4000] * 64})
+        api.post(target, " " * (3 * 1024 * 1024))
+        api.request("POST", target, "{}", {"Content-Type": "text/plain"})
+        api.request("POST", target + "?" + "x" * 17000)
+        failing = self.failed_sandbox()
+        api.post(target, {"other": failing})
+        api.close(failing)
+        api.close(other)
+
     def failed_sandbox(self):
         """One whose guest or worker ended."""
         if harness.WORKER == "real":
@@ -198,6 +218,7 @@ class CoverageTest(SandboxCase):
         self.exercise_exec()
         self.exercise_files()
         self.exercise_forks()
+        self.exercise_diff()
         self.exercise_host()
         described = {(method, template, status)
                      for method, template, operation in spec.operations()
