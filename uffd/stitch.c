@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "lib/cleanup.h"
@@ -60,26 +61,72 @@ static int layers_check(const struct extent_map *map, const int *layer_fds, size
 	return 0;
 }
 
+/* One mapping: what later ones do not cover is extents of `layer`. */
+struct stretch {
+	uint32_t layer;
+	uint64_t start, end;
+};
+
+/* Zero memory lies below layer 0, and so on. */
+static uint32_t layer_height(uint32_t layer)
+{
+	return layer == EXTENT_ZERO ? 0 : layer + 1;
+}
+
+/* The mappings to make, in order: at most one per extent, and fewer where extents
+ * of a layer lie between those of a lower one, which is mapped first and in one
+ * piece. Every layer has the same offsets, so that is right wherever it shows.
+ * `open` has room for as many indices as there are extents. */
+static size_t stretches_find(const struct extent_map *map, struct stretch *stretches, size_t *open)
+{
+	size_t count = 0, depth = 0;
+
+	for (size_t i = 0; i < map->count; i++) {
+		const struct extent *e = &map->extents[i];
+
+		while (depth && layer_height(stretches[open[depth - 1]].layer) >
+					layer_height(e->layer))
+			depth--;
+		if (depth && stretches[open[depth - 1]].layer == e->layer) {
+			stretches[open[depth - 1]].end = e->end;
+			continue;
+		}
+		open[depth++] = count;
+		stretches[count++] = (struct stretch){ e->layer, e->start, e->end };
+	}
+	return count;
+}
+
+static int stretch_map(uint8_t *base, const struct stretch *s, const int *layer_fds)
+{
+	bool zero = s->layer == EXTENT_ZERO;
+	int flags = MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE | (zero ? MAP_ANONYMOUS : 0);
+	void *at = mmap(base + s->start, s->end - s->start, PROT_READ | PROT_WRITE, flags,
+			zero ? -1 : layer_fds[s->layer], zero ? 0 : (off_t)s->start);
+
+	return at == MAP_FAILED ? -errno : 0;
+}
+
 int stitch(uint8_t *base, const struct extent_map *map, const int *layer_fds, size_t count,
 	   struct ramet_err *err)
 {
+	cleanup_free struct stretch *stretches = calloc(map->count + 1, sizeof(*stretches));
+	cleanup_free size_t *open = calloc(map->count + 1, sizeof(*open));
+	size_t wanted;
 	int rc = layers_check(map, layer_fds, count, err);
 
 	if (rc)
 		return rc;
-	for (size_t i = 0; i < map->count; i++) {
-		const struct extent *e = &map->extents[i];
-		bool zero = e->layer == EXTENT_ZERO;
-		int flags = MAP_FIXED | MAP_PRIVATE | MAP_NORESERVE | (zero ? MAP_ANONYMOUS : 0);
-		void *at = mmap(base + e->start, e->end - e->start, PROT_READ | PROT_WRITE, flags,
-				zero ? -1 : layer_fds[e->layer], zero ? 0 : (off_t)e->start);
-
-		if (at == MAP_FAILED) {
-			rc = err_errno(err, errno, "cannot map extent %zu of %zu of guest memory",
-				       i, map->count);
-			(void)mmap(base, map->size, PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0);
-			return rc;
-		}
+	if (!stretches || !open)
+		return err_set(err, ENOMEM, "no memory to map guest memory");
+	wanted = stretches_find(map, stretches, open);
+	for (size_t i = 0; i < wanted; i++) {
+		rc = stretch_map(base, &stretches[i], layer_fds);
+		if (rc == 0)
+			continue;
+		(void)mmap(base, map->size, PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0);
+		return err_errno(err, -rc, "cannot make mapping %zu of %zu of guest memory", i,
+				 wanted);
 	}
 	return 0;
 }

@@ -27,7 +27,7 @@ int stitch_reserve(uint8_t **base, uint64_t size, struct ramet_err *err);
 
 /* Maps `map` over the reservation [base, base + map->size): layer i from
  * layer_fds[i], which stay the caller's and may be closed afterwards. About
- * 4 us for each extent. On failure the whole range is a reservation again.
+ * 4 us for each mapping, of which there are at most as many as extents. On failure the whole range is a reservation again.
  * -EINVAL: a layer number without a descriptor, or a layer that is too short;
  * -ENOMEM: too many mappings; -errno. */
 int stitch(uint8_t *base, const struct extent_map *map, const int *layer_fds, size_t count,

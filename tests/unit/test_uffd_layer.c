@@ -213,6 +213,43 @@ static void a_stitched_child_sees_each_layer_at_its_place(void **state)
 	assert_int_equal(munmap(base, SIZE), 0);
 }
 
+/* Whatever lies over whatever: each page shows the layer that the map says. */
+static void any_order_of_layers_is_stitched_right(void **state)
+{
+	cleanup_close int a = layer_filled(1);
+	cleanup_close int b = layer_filled(2);
+	cleanup_close int c = layer_filled(3);
+	const int layers[] = { a, b, c };
+	unsigned int seed = 4711;
+
+	(void)state;
+	for (int round = 0; round < 50; round++) {
+		struct extent extents[40];
+		struct extent_map *map;
+		struct ramet_err err;
+		uint8_t *base;
+
+		for (int i = 0; i < 40; i++) {
+			uint64_t at = (unsigned int)rand_r(&seed) % (PAGES - 20);
+			uint32_t layer = (uint32_t)rand_r(&seed) % 4;
+
+			extents[i] = (struct extent){ at, at + 1 + (uint64_t)rand_r(&seed) % 20,
+						      layer == 3 ? EXTENT_ZERO : layer };
+		}
+		map = map_of(extents, 40);
+		assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
+		assert_int_equal(stitch(base, map, layers, 3, &err), 0);
+		for (uint64_t page = 0; page < PAGES; page++) {
+			uint32_t layer = extent_map_find(map, page * PAGE)->layer;
+
+			assert_true(page_is(base + page * PAGE, page,
+					    layer == EXTENT_ZERO ? 0 : layer + 1));
+		}
+		assert_int_equal(munmap(base, SIZE), 0);
+		free(map);
+	}
+}
+
 static void each_extent_is_one_mapping(void **state)
 {
 	const struct extent extents[] = { { 0, 400, 0 }, { 100, 200, 1 } };
@@ -322,6 +359,7 @@ int main(void)
 		cmocka_unit_test(a_readonly_descriptor_writes_in_no_way),
 		cmocka_unit_test(others_cannot_open_a_layer_for_writing),
 		cmocka_unit_test(a_stitched_child_sees_each_layer_at_its_place),
+		cmocka_unit_test(any_order_of_layers_is_stitched_right),
 		cmocka_unit_test(each_extent_is_one_mapping),
 		cmocka_unit_test(what_a_child_writes_is_its_own),
 		cmocka_unit_test(a_failed_stitch_leaves_a_reservation),
