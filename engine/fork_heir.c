@@ -51,6 +51,7 @@ static void heir_booted(void *arg)
 	s->vm = vm;
 	s->fork = NULL;
 	vm_set_owner(vm, &sandbox_running_events, s);
+	log_debug("sandbox %s has worker %s", s->id, vm->name);
 	fork->timings.parent_ns = clock_monotonic_ns() - fork->paused_at;
 	sandbox_unhold(s);
 	fork->parent = NULL; /* its part is over */

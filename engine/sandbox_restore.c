@@ -7,6 +7,7 @@
 #include "engine/internal.h"
 #include "lib/cleanup.h"
 #include "lib/clock.h"
+#include "lib/log.h"
 
 /* The connection to the guest's agent goes on where the original's stopped. */
 static int restore_connect(struct sandbox *s, struct ramet_err *err)
@@ -77,6 +78,7 @@ int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *v
 	sandbox->restored_ns = clock_monotonic_ns();
 	sandbox->timings.reserve_ns = sandbox->restored_ns - sandbox->created_ns;
 	vm_set_owner(vm, &sandbox_running_events, sandbox);
+	log_debug("sandbox %s has worker %s", sandbox->id, vm->name);
 	return frozen_restore(frozen, vm, err);
 }
 
