@@ -22,6 +22,8 @@ GUEST_ONLY = {
     ("POST", "/v1/sandboxes/{id}/merge_into/{winner}", "409"),
     ("POST", "/v1/sandboxes/{id}/pause", "200"),
     ("POST", "/v1/sandboxes/{id}/resume", "200"),
+    ("POST", "/v1/sandboxes/{id}/reclaim", "200"),
+    ("POST", "/v1/sandboxes/{id}/reclaim", "409"),
 } if harness.WORKER == "fake" else set()
 
 # What cannot be brought about from outside on a healthy host, and why.
@@ -45,6 +47,9 @@ ACCOUNTED = {
     ("POST", "/v1/sandboxes/{id}/pause", "503"): "needs a host without memory",
     ("POST", "/v1/sandboxes/{id}/pause", "504"): "needs a guest that does not stop",
     ("POST", "/v1/sandboxes/{id}/resume", "500"): "needs a worker that just died",
+    ("POST", "/v1/sandboxes/{id}/reclaim", "500"): "needs a worker that just died",
+    ("POST", "/v1/sandboxes/{id}/reclaim", "503"): "needs a host without memory",
+    ("POST", "/v1/sandboxes/{id}/reclaim", "504"): "needs a guest that does not answer",
     ("GET", "/v1/sandboxes/{id}/files", "403"): "the agent is root in the guest",
     ("GET", "/v1/sandboxes/{id}/files", "429"): "needs 64 transfers that stay",
     ("GET", "/v1/sandboxes/{id}/files", "500"): "needs a failing disk in the guest",
@@ -153,12 +158,13 @@ class CoverageTest(SandboxCase):
         api.post(f"{base}/fork", "{")
         api.post(f"{base}/fork", " " * 70000)
         api.request("POST", f"{base}/fork", "{}", {"Content-Type": "text/plain"})
-        for what in ("fork", "pause", "resume", f"merge_into/{parent}"):
+        api.request("POST", f"{base}/reclaim")
+        for what in ("fork", "pause", "resume", "reclaim", f"merge_into/{parent}"):
             api.request("POST", f"{UNKNOWN}/{what}")
             api.request("POST", f"/v1/sandboxes/bad/{what}")
             api.request("POST", f"{base}/{what}?{'x' * 17000}")
         api.request("POST", f"{base}/pause")
-        for what in ("fork", "pause", f"merge_into/{children[0]}"):
+        for what in ("fork", "pause", "reclaim", f"merge_into/{children[0]}"):
             api.request("POST", f"{base}/{what}")
         for _ in range(2):
             api.request("POST", f"{base}/resume")
