@@ -65,7 +65,7 @@ static int fork_on_finish(sd_event_source *source, void *arg)
 	fork_tell(fork);
 	fork_free(fork);
 	if (--engine->hot == 0)
-		pool_refill_all(engine);
+		pool_refill_soon(engine);
 	return 0;
 }
 

@@ -41,13 +41,15 @@ struct engine {
 	bool use_templates;
 	int uffd_fd; /* /dev/userfaultfd, for shells; -1 */
 	struct pool_list pools;
+	sd_event_source *refill;      /* of the pools, when all was quiet for a while */
+	uint64_t refill_at;           /* not before, ns */
 	struct image_list images;     /* frozen templates, latest used first */
 	struct sandbox_list builders; /* sandboxes that nobody can find */
 	struct fork_list forks;       /* under way */
 	struct alias_list aliases;    /* ids of sandboxes that were merged, oldest first */
 	unsigned int alias_count;
 	unsigned int diffs; /* under way */
-	unsigned int hot; /* creates and forks that somebody waits for */
+	unsigned int hot;   /* creates and forks that somebody waits for */
 	bool destroying;
 };
 
@@ -151,7 +153,7 @@ int sandbox_check_ready(const struct sandbox *sandbox, struct ramet_err *err);
 /* A timer until it must be ready. */
 int sandbox_set_ready_deadline(struct sandbox *sandbox, uint64_t ns, struct ramet_err *err);
 
-/* Counts a sandbox that somebody waits for; see pool_refill_all(). */
+/* Counts a sandbox that somebody waits for; see pool_refill_soon(). */
 void sandbox_heat(struct sandbox *sandbox);
 void sandbox_cool(struct sandbox *sandbox);
 

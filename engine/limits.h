@@ -54,6 +54,7 @@ struct limits {
 	/* Templates and the pool. */
 	unsigned int templates_max; /* frozen at once */
 	unsigned int pool_size;     /* idle shells of a kind, while it is in use */
+	uint64_t pool_delay;        /* ns without creates and forks before it is refilled */
 	uint64_t pool_idle;         /* ns without use before its shells go */
 
 	/* The agent channel, per sandbox. */
@@ -121,6 +122,7 @@ static const struct limits limits_default = {
 
 	.templates_max = 16,
 	.pool_size = 4,
+	.pool_delay = 100 * (uint64_t)1000000,
 	.pool_idle = 300 * (uint64_t)SECONDS_NS,
 
 	.channel_queue_low = 512 * KIB,

@@ -6,10 +6,14 @@
 
 #include "engine/internal.h"
 #include "lib/cleanup.h"
+#include "lib/clock.h"
 #include "lib/log.h"
 
 /* More at once only slow each other down. */
 #define STARTING_MAX 32u
+
+/* Nobody waits for these: they take turns with what the guests do. */
+#define STARTING_BACKGROUND_MAX 2u
 
 struct shell {
 	TAILQ_ENTRY(shell) link;
@@ -167,13 +171,21 @@ static int shell_start(struct pool *pool, struct ramet_err *err)
 static void pool_refill(struct pool *pool)
 {
 	const struct pool_request *request;
-	unsigned int wanted = pool->engine->hot ? 0 : pool->level;
+	unsigned int most = STARTING_BACKGROUND_MAX, needed = 0, wanted;
 	struct ramet_err err;
 
 	TAILQ_FOREACH(request, &pool->requests, link)
-	wanted += request->wanted - request->got;
-	while (pool->idle_count + pool->starting_count < wanted &&
-	       pool->starting_count < STARTING_MAX) {
+	needed += request->wanted - request->got;
+	wanted = needed;
+	if (!pool->engine->hot && clock_monotonic_ns() >= pool->engine->refill_at) {
+		wanted += pool->level;
+	} else { /* it is never quiet: one at a time */
+		wanted += pool->level / 2;
+		most = 1;
+	}
+	if (needed > pool->idle_count)
+		most = STARTING_MAX;
+	while (pool->idle_count + pool->starting_count < wanted && pool->starting_count < most) {
 		if (shell_start(pool, &err) < 0) {
 			log_warn("cannot start a shell: %s", err.msg);
 			pool->level = 0;
@@ -184,14 +196,37 @@ static void pool_refill(struct pool *pool)
 	}
 }
 
-void pool_refill_all(struct engine *engine)
+static int pool_on_quiet(sd_event_source *source, uint64_t usec, void *arg)
 {
+	struct engine *engine = arg;
 	struct pool *pool;
+
+	(void)source;
+	(void)usec;
+	LIST_FOREACH(pool, &engine->pools, link)
+	pool_refill(pool);
+	return 0;
+}
+
+void pool_refill_soon(struct engine *engine)
+{
+	uint64_t delay = engine->limits.pool_delay;
+	int r;
 
 	if (engine->destroying)
 		return;
-	LIST_FOREACH(pool, &engine->pools, link)
-	pool_refill(pool);
+	engine->refill_at = clock_monotonic_ns() + delay;
+	if (engine->refill) {
+		r = sd_event_source_set_time_relative(engine->refill, delay / 1000 + 1);
+		if (r >= 0)
+			r = sd_event_source_set_enabled(engine->refill, SD_EVENT_ONESHOT);
+	} else {
+		r = sd_event_add_time_relative(engine->loop, &engine->refill, CLOCK_MONOTONIC,
+					       delay / 1000 + 1, TIMER_ACCURACY, pool_on_quiet,
+					       engine);
+	}
+	if (r < 0)
+		(void)pool_on_quiet(NULL, 0, engine);
 }
 
 /* ---- pools ---- */
@@ -370,6 +405,8 @@ void pool_cancel(struct pool_request *request)
 void pool_destroy_all(struct engine *engine)
 {
 	struct pool *pool;
+
+	engine->refill = sd_event_source_disable_unref(engine->refill);
 
 	while ((pool = LIST_FIRST(&engine->pools))) {
 		LIST_REMOVE(pool, link);

@@ -58,9 +58,11 @@ struct vm *pool_take(struct pool_request *request);
 /* Gives back what was not taken. Harmless when not in use. */
 void pool_cancel(struct pool_request *request);
 
-/* Starts what is missing: for requests always, the rest when the engine has
- * nothing better to do. */
-void pool_refill_all(struct engine *engine);
+/* The engine has nothing to do that somebody waits for: after limits.pool_delay
+ * without any more of it, what is missing is started. What guests do next has
+ * the processors to itself for that long. (Below half its level a pool is refilled
+ * at any time, slowly.) */
+void pool_refill_soon(struct engine *engine);
 
 /* Makes sure that there is a pool of this kind and that it fills. */
 void pool_touch(struct engine *engine, const struct pool_kind *kind);

@@ -26,7 +26,7 @@ void sandbox_cool(struct sandbox *sandbox)
 		return;
 	sandbox->hot = false;
 	if (--engine->hot == 0)
-		pool_refill_all(engine);
+		pool_refill_soon(engine);
 }
 
 static void sandbox_ready(struct sandbox *s)
