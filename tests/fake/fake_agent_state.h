@@ -35,7 +35,7 @@ struct fake_walk {
 	uint32_t id;   /* 0: none */
 	uint32_t left; /* entries */
 	uint8_t *bytes;
-	size_t length, at;
+	size_t length, room, at;
 	uint64_t credit;
 };
 

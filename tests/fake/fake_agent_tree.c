@@ -27,9 +27,12 @@ static void put(struct fake_walk *walk, const struct tree_entry *given, const ch
 	uint8_t *at;
 
 	entry.path_length = (uint16_t)strlen(path);
-	walk->bytes = realloc(walk->bytes, walk->length + sizeof(entry) + entry.path_length);
-	if (!walk->bytes)
-		abort();
+	if (walk->length + sizeof(entry) + entry.path_length > walk->room) {
+		walk->room = 2 * walk->room + PATH_LENGTH_MAX;
+		walk->bytes = realloc(walk->bytes, walk->room);
+		if (!walk->bytes)
+			abort();
+	}
 	at = walk->bytes + walk->length;
 	memcpy(at, &entry, sizeof(entry));
 	memcpy(at + sizeof(entry), path, entry.path_length);
