@@ -278,6 +278,18 @@ class Daemon:
         """Its directories in the cgroup hierarchies."""
         return cgroup_directories(self.cgroup) if self.cgroup else []
 
+    def settle(self):
+        """Waits until no sandbox comes or goes and the pool of idle machines is full."""
+        api = self.api()
+
+        def settled():
+            capacity = api.get("/v1/capacity").json
+            sandboxes = capacity["sandboxes"]
+            return not (capacity["pool"]["starting"] or sandboxes["creating"] or
+                        sandboxes["closing"])
+
+        eventually(settled, "the daemon rests")
+
     def usage(self):
         processes = processes_of(self.home)
         memfds = 0

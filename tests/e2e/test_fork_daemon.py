@@ -33,7 +33,7 @@ class LeakTest(ForkCase):
         daemon.learn_cgroup()
         self.api.close(warm)
         self.use_forks()
-        eventually(lambda: not self.api.get("/v1/capacity").json["sandboxes"]["total"], "all end")
+        daemon.settle()
         before = daemon.usage()
         for _ in range(5):
             self.use_forks()

@@ -32,10 +32,12 @@ class SoakTest(unittest.TestCase):
         self.api.run(sandbox, f"rm -r {path.rsplit('/', 1)[0]}", language="bash")
 
     def usage_of_a_used_daemon(self):
-        warm = self.api.create()
-        self.daemon.learn_cgroup()
-        self.use(warm, 0)
-        self.api.close(warm)
+        for options in ({}, {"memory_mb": 256}):  # both sizes, each with its pool
+            warm = self.api.create(**options)
+            self.daemon.learn_cgroup()
+            self.use(warm, 0)
+            self.api.close(warm)
+        self.daemon.settle()
         return self.daemon.usage()
 
     def assert_as_before(self, before):
@@ -81,6 +83,7 @@ class SoakTest(unittest.TestCase):
         sandbox = self.api.create()
         base = f"/v1/sandboxes/{sandbox}"
         self.daemon.learn_cgroup()
+        self.daemon.settle()
         before = self.daemon.usage()
         for _ in range(100):
             self.api.get(f"{base}/files?path=/none")
