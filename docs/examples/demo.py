@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """`make demo`: starts a daemon of its own, gives an agent's typical first
-minutes to a sandbox - state that survives, a failure, bash, files both ways -
-and prints what happened and how long it took.
+minutes to a sandbox - state that survives, a failure, bash, files both ways, and
+one step of a tree search over five forks - and prints what happened and how long it took.
 
 usage: demo.py [BUILD_DIR]      (default: build)
 """
@@ -16,6 +16,8 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "api", "python"))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import tree_search  # noqa: E402
 from ramet import Sandbox  # noqa: E402
 
 
@@ -96,6 +98,9 @@ def main():
                 sys.exit(f"demo: rametd ended with status {daemon.wait()}")
             for isolation in ("full", "fast"):
                 visit(socket, isolation)
+                print(f"\n--- a tree search: load once, fork 5, merge the winner, "
+                      f"isolation {isolation}")
+                tree_search.search(socket, isolation)
         finally:
             daemon.send_signal(signal.SIGTERM)
             rest = daemon.communicate(timeout=30)[1]
