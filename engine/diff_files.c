@@ -47,6 +47,8 @@ static int entry_add(struct diff *diff, const struct walk_entry *a, const struct
 	struct diff_entry *entry;
 	char *path;
 
+	if (!any)
+		return 0; /* there is always one */
 	diff->path_bytes += any->entry.path_length;
 	if (diff->count >= limits->diff_changes || diff->path_bytes > limits->diff_change_bytes)
 		return err_set(

@@ -180,7 +180,7 @@ static int walk_send(struct walk *walk, struct agent *agent, struct ramet_err *e
 	if (length > FRAME_PAYLOAD_MAX - sizeof(message))
 		return err_set(err, E2BIG, "the paths are longer than %zu bytes together",
 			       FRAME_PAYLOAD_MAX - sizeof(message));
-	bytes = malloc(length);
+	bytes = malloc(length + 1);
 	if (!bytes)
 		return err_set(err, ENOMEM, "no memory for a walk");
 	length = 0;

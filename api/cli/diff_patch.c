@@ -96,7 +96,7 @@ static int diff_run(const int fds[2], char *const labels[2])
 {
 	cleanup_close int out_read = -1, out_write = -1;
 	int pipe_fds[2], status = 0, r;
-	pid_t pid;
+	pid_t pid = -1;
 
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
 		return cli_fail("cannot make a pipe: %s", strerror(errno));
