@@ -75,7 +75,7 @@ int engine_create(sd_event *loop, const struct engine_config *config, struct eng
 	TAILQ_INIT(&e->images);
 	TAILQ_INIT(&e->builders);
 	TAILQ_INIT(&e->aliases);
-	e->uffd_fd = -1;
+	e->uffd_fd = e->m2p.fd = -1;
 	e->use_templates = config->use_templates;
 	if (config->pool_size)
 		e->limits.pool_size = config->pool_size;
@@ -109,6 +109,8 @@ void engine_destroy(struct engine *engine)
 	spawner_destroy(engine->spawner); /* kills and reaps the workers */
 	state_close(engine->state);
 	close_fd(&engine->uffd_fd);
+	m2p_close(&engine->m2p);
+	free(engine->host);
 	free(engine->image_dir);
 	(void)sd_event_unref(engine->loop);
 	free(engine);

@@ -11,6 +11,7 @@
 #include "engine/exec.h"
 #include "engine/file.h"
 #include "engine/limits.h"
+#include "engine/m2p.h"
 #include "engine/spawner.h"
 #include "engine/state.h"
 #include "engine/template.h"
@@ -40,6 +41,9 @@ struct engine {
 	uint32_t vm_serial;
 	bool use_templates;
 	int uffd_fd; /* /dev/userfaultfd, for shells; -1 */
+	struct m2p m2p;
+	void *host; /* what the first worker found out about it; NULL */
+	size_t host_length;
 	struct pool_list pools;
 	sd_event_source *refill;      /* of the pools, when all was quiet for a while */
 	uint64_t refill_at;           /* not before, ns */

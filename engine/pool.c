@@ -80,10 +80,16 @@ static void shell_on_ready(void *arg)
 	struct shell *shell = arg;
 	struct pool *pool = shell->pool;
 	const struct pool_kind *kind = &pool->kind;
+	struct worker_shell params = {
+		.ram_bytes = kind->memory_bytes,
+		.isolation = kind->isolation,
+		.plain = kind->plain,
+		.uffd_fd = pool->engine->uffd_fd,
+	};
 	struct ramet_err err;
 
-	if (worker_shell(shell->vm->worker, kind->memory_bytes, kind->isolation, kind->plain,
-			 pool->engine->uffd_fd, &err) < 0)
+	params.m2p_fd = m2p_fd(&pool->engine->m2p, kind->memory_bytes, &err);
+	if (params.m2p_fd < 0 || worker_shell(shell->vm->worker, &params, &err) < 0)
 		vm_fail(shell->vm, &err);
 }
 

@@ -32,9 +32,30 @@ static void vm_free(struct vm *vm)
 static void on_ready(void *arg)
 {
 	struct vm *vm = arg;
+	const struct engine *engine = vm->engine;
+	struct ramet_err err;
 
+	if (engine->host && worker_host(vm->worker, engine->host, engine->host_length, &err) < 0) {
+		vm_fail(vm, &err);
+		return;
+	}
 	if (vm->events->worker.ready)
 		vm->events->worker.ready(vm->arg);
+}
+
+/* The first to find out tells all that start later. */
+static void on_host(void *arg, const void *facts, size_t length)
+{
+	const struct vm *vm = arg;
+	struct engine *engine = vm->engine;
+
+	if (engine->host)
+		return;
+	engine->host = malloc(length);
+	if (!engine->host)
+		return; /* they can find out as well */
+	memcpy(engine->host, facts, length);
+	engine->host_length = length;
 }
 
 static void on_booted(void *arg)
@@ -128,6 +149,7 @@ static int vm_attach(struct vm *vm, const struct worker_process *process, struct
 {
 	static const struct worker_callbacks callbacks = {
 		.ready = on_ready,
+		.host = on_host,
 		.booted = on_booted,
 		.channel = on_channel,
 		.shell = on_shell,
@@ -295,7 +317,6 @@ void vm_kill(struct vm *vm)
 	vm->killed = true;
 	(void)spawner_kill(vm->engine->spawner, vm->name); /* ESRCH: its exit is on the way */
 }
-
 
 bool vm_loss(struct vm *vm, const struct ramet_err *err, struct ramet_err *cause)
 {

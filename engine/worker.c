@@ -3,6 +3,7 @@
 #include "engine/worker.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@
 union control_message {
 	struct control_header header;
 	struct control_ready ready;
+	struct control_host host;
 	struct control_booted booted;
 	struct control_console console;
 	struct control_stats stats;
@@ -59,6 +61,21 @@ int worker_take_ended(struct worker *worker, const struct control_ended *ended, 
 	worker->ended = true;
 	worker->last = *ended;
 	return err_set(err, ECONNRESET, "the worker reported its end");
+}
+
+/* Only from a worker in which no guest has run yet. */
+static int worker_take_host(struct worker *worker, const struct control_host *host, size_t length,
+			    struct ramet_err *err)
+{
+	size_t head = offsetof(struct control_host, facts);
+
+	if (worker->phase != WORKER_SENT_BOOT && worker->phase != WORKER_SENT_SHELL)
+		return worker_bad(err, "HOST_FOUND out of turn");
+	if (length <= head)
+		return worker_bad(err, "HOST_FOUND of the wrong length");
+	if (worker->callbacks.host)
+		worker->callbacks.host(worker->arg, host->facts, length - head);
+	return 0;
 }
 
 /* The answers that are due in one phase and lead to the next. */
@@ -194,6 +211,8 @@ static int worker_take(struct worker *worker, const union control_message *m, si
 		return worker_take_stats(worker, &m->stats, length, err);
 	case CONTROL_ENDED:
 		return worker_take_ended(worker, &m->ended, length, err);
+	case CONTROL_HOST_FOUND:
+		return worker_take_host(worker, &m->host, length, err);
 	case CONTROL_FAILED:
 		return worker_take_failed(worker, &m->failed, length, err);
 	default:

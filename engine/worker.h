@@ -35,7 +35,10 @@ struct worker_stats {
 /* Called from the loop, as answers to what was sent; `lost` at any time, once,
  * last. NULL members are not called. */
 struct worker_callbacks {
-	void (*ready)(void *arg);   /* jailed; worker_boot() or worker_shell() may be called */
+	void (*ready)(void *arg); /* jailed; worker_boot() or worker_shell() may be called */
+	/* What it found out about the host; before `booted` or `shell`, and only when
+	 * it was not told with worker_host(). */
+	void (*host)(void *arg, const void *facts, size_t length);
 	void (*booted)(void *arg);  /* the guest's first (or next) instruction is next */
 	void (*channel)(void *arg); /* the guest's agent is connected */
 	void (*shell)(void *arg);   /* worker_restore() may be called */
@@ -71,6 +74,13 @@ struct worker_boot {
 	unsigned int initrd_count;
 };
 
+struct worker_shell {
+	uint64_t ram_bytes;
+	int isolation;
+	bool plain;
+	int uffd_fd, m2p_fd; /* these stay the caller's */
+};
+
 struct worker_restore {
 	int bundle_fd; /* these stay the caller's */
 	const int *layer_fds;
@@ -82,9 +92,9 @@ struct worker_restore {
 
 /* Requests; descriptors stay the caller's. What the socket does not take now
  * is sent later, in order. -EINVAL: not in the state for it; -ENOBUFS, -ENOMEM. */
+int worker_host(struct worker *worker, const void *facts, size_t length, struct ramet_err *err);
 int worker_boot(struct worker *worker, const struct worker_boot *boot, struct ramet_err *err);
-int worker_shell(struct worker *worker, uint64_t ram_bytes, int isolation, bool plain, int uffd_fd,
-		 struct ramet_err *err);
+int worker_shell(struct worker *worker, const struct worker_shell *shell, struct ramet_err *err);
 int worker_restore(struct worker *worker, const struct worker_restore *restore,
 		   struct ramet_err *err);
 int worker_run(struct worker *worker, struct ramet_err *err);

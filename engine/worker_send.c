@@ -124,6 +124,19 @@ static int worker_request(struct worker *worker, enum worker_phase from, enum wo
 	return r;
 }
 
+int worker_host(struct worker *worker, const void *facts, size_t length, struct ramet_err *err)
+{
+	struct control_host message = {
+		.header = { .version = CONTROL_VERSION, .type = CONTROL_HOST },
+	};
+
+	if (length > sizeof(message.facts))
+		return err_set(err, E2BIG, "%zu bytes about the host", length);
+	memcpy(message.facts, facts, length);
+	return worker_request(worker, WORKER_READY, WORKER_READY, &message,
+			      offsetof(struct control_host, facts) + length, NULL, 0, err);
+}
+
 int worker_boot(struct worker *worker, const struct worker_boot *boot, struct ramet_err *err)
 {
 	struct control_boot message = {
@@ -142,18 +155,18 @@ int worker_boot(struct worker *worker, const struct worker_boot *boot, struct ra
 			      fds, 1 + boot->initrd_count, err);
 }
 
-int worker_shell(struct worker *worker, uint64_t ram_bytes, int isolation, bool plain, int uffd_fd,
-		 struct ramet_err *err)
+int worker_shell(struct worker *worker, const struct worker_shell *shell, struct ramet_err *err)
 {
 	struct control_shell message = {
 		.header = { .version = CONTROL_VERSION, .type = CONTROL_SHELL },
-		.ram_bytes = ram_bytes,
-		.isolation = (uint32_t)isolation,
-		.plain = plain,
+		.ram_bytes = shell->ram_bytes,
+		.isolation = (uint32_t)shell->isolation,
+		.plain = shell->plain,
 	};
+	const int fds[] = { shell->uffd_fd, shell->m2p_fd };
 
 	return worker_request(worker, WORKER_READY, WORKER_SENT_SHELL, &message, sizeof(message),
-			      &uffd_fd, 1, err);
+			      fds, 2, err);
 }
 
 int worker_restore(struct worker *worker, const struct worker_restore *restore,

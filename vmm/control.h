@@ -7,6 +7,11 @@
  * bytes between it and the guest's agent channel (guest/channel.h) and never
  * looks inside. The worker jails itself, answers with CONTROL_READY, and waits.
  *
+ * A worker needs to know what this KVM and this processor do. One that is not
+ * told with CONTROL_HOST finds out when it makes its machine, which takes longer
+ * than all else, and reports it with CONTROL_HOST_FOUND before CONTROL_BOOTED or
+ * CONTROL_SHELL_READY; the daemon tells all that it starts from then on.
+ *
  * A worker becomes a guest in one of two ways. CONTROL_BOOT starts a kernel.
  * CONTROL_SHELL makes it a shell: a virtual machine over reserved, unmapped
  * memory, which CONTROL_RESTORE later gives memory layers and machine state
@@ -29,7 +34,7 @@
 
 #include <stdint.h>
 
-#define CONTROL_VERSION     1u
+#define CONTROL_VERSION     2u
 #define CONTROL_MESSAGE_MAX 8192u
 #define CONTROL_CMDLINE_MAX 1024u
 #define CONTROL_INITRD_MAX  4u
@@ -38,7 +43,9 @@ enum control_type {
 	/* Daemon to worker. */
 	CONTROL_BOOT = 1,    /* struct control_boot + kernel fd + initrd fds */
 	CONTROL_STATS = 2,   /* [CONTROL_STATS_REPLY] nothing, or a file for a bitmap */
-	CONTROL_SHELL = 3,   /* [CONTROL_SHELL_READY] struct control_shell, /dev/userfaultfd */
+	CONTROL_SHELL = 3,   /* [CONTROL_SHELL_READY] struct control_shell, /dev/userfaultfd,
+			      * the machine-to-physical table (its u64 i is i; a page of it
+			      * for every 2 MiB of RAM or more; read-only) */
 	CONTROL_RESTORE = 4, /* [CONTROL_RESTORED] struct control_restore, bundle, layer fds */
 	CONTROL_RUN = 5,     /* [CONTROL_BOOTED] starts or continues a restored guest */
 	CONTROL_PAUSE = 6,   /* [CONTROL_PAUSED] struct control_pause, bundle (read-write) */
@@ -46,6 +53,7 @@ enum control_type {
 	CONTROL_DONATE = 8,  /* [CONTROL_FILLED] struct control_donate, layer (read-write),
 			      * /dev/userfaultfd, all layers of its own memory */
 	CONTROL_CHILD = 9,   /* no reply; struct control_child, the child's userfaultfd */
+	CONTROL_HOST = 10,   /* no reply; struct control_host, at most once, first */
 
 	/* Worker to daemon. */
 	CONTROL_READY = 64,       /* struct control_ready */
@@ -59,6 +67,7 @@ enum control_type {
 	CONTROL_PAUSED = 72,   /* struct control_paused */
 	CONTROL_FILLED = 73,   /* struct control_filled */
 	CONTROL_FAILED = 74,   /* struct control_failed: the request was refused, nothing changed */
+	CONTROL_HOST_FOUND = 75, /* struct control_host: what the worker was not told */
 };
 
 enum isolation_mode {
@@ -83,8 +92,15 @@ struct control_boot {
 
 struct control_ready {
 	struct control_header header;
-	uint32_t kvm_kind; /* enum kvm_kind of vmm/probe.h */
-	uint32_t pid;      /* in the worker's own pid namespace */
+	uint32_t pid; /* in the worker's own pid namespace */
+	uint32_t reserved;
+};
+
+/* What is known about the host: struct host_facts (vmm/host_facts.h), which ends
+ * the message. The daemon passes it on as it came. */
+struct control_host {
+	struct control_header header;
+	uint8_t facts[CONTROL_MESSAGE_MAX - sizeof(struct control_header)];
 };
 
 struct control_booted {
@@ -149,9 +165,9 @@ struct control_restored {
 
 struct control_pause {
 	struct control_header header;
-	uint32_t full;       /* 1: all memory that is not zero, for a template's image */
-	uint32_t gap_pages;  /* merge ranges over gaps up to this */
-	uint32_t ranges_max; /* and then down to this many */
+	uint32_t full;        /* 1: all memory that is not zero, for a template's image */
+	uint32_t gap_pages;   /* merge ranges over gaps up to this */
+	uint32_t ranges_max;  /* and then down to this many */
 	uint32_t keep_layers; /* n > 0: what restored memory has of layers n and up counts as
 			       * changed, so that the new layer takes their place */
 };

@@ -21,7 +21,6 @@
 #define XEN_LEAF           0x40000000u
 #define XEN_LEAF_TIME      (XEN_LEAF + 3)
 #define XEN_VERSION_ANSWER ((4u << 16) | 17u)
-#define CPUID_ENTRIES_MAX  128
 #define SUPPORTED_MAX      256u
 
 static struct cpuid_result native(uint32_t leaf, uint32_t subleaf)
@@ -347,17 +346,48 @@ static void vendor_hide(struct kvm_cpuid_entry2 *leaf0)
 	leaf0->ecx = 0x6c65746e; /* "ntel" */
 }
 
-int cpuid_install(struct machine *m, struct ramet_err *err)
+void cpuid_learn(struct machine *m, struct host_facts *host)
 {
-	cleanup_free union cpuid_table *t = calloc(1, sizeof(*t));
+	union cpuid_table t = { .room = { 0 } };
 
-	if (!t)
-		return err_set(err, ENOMEM, "no memory for the CPUID table");
-	table_build(m, t);
-	m->cpuid.hash = table_hash(t);
+	cpuid_expose(m, cpuid_xcr0(m->cpuid_supported));
+	table_build(m, &t);
+	m->cpuid.hash = table_hash(&t);
+	host->xcr0 = m->xcr0;
+	host->cpuid = m->cpuid;
+	host->cpuid_count = t.head.nent;
+	memcpy(host->cpuid_entries, t.head.entries, t.head.nent * sizeof(t.head.entries[0]));
+	host->known = true;
+}
+
+/* The clock is each machine's own. */
+static void time_entry_set(const struct machine *m, struct kvm_cpuid_entry2 *e)
+{
+	struct cpuid_result r;
+
+	cpuid_query(m, e->function, e->index, &r);
+	e->eax = r.eax;
+	e->ebx = r.ebx;
+	e->ecx = r.ecx;
+	e->edx = r.edx;
+}
+
+int cpuid_install(struct machine *m, const struct host_facts *host, struct ramet_err *err)
+{
+	union cpuid_table t = { .head = { .nent = host->cpuid_count } };
+	size_t bytes = host->cpuid_count * sizeof(t.head.entries[0]);
+
+	if (host->cpuid_count > CPUID_ENTRIES_MAX)
+		return err_set(err, EINVAL, "a CPUID table of %u entries", host->cpuid_count);
+	m->xcr0 = host->xcr0;
+	m->cpuid = host->cpuid;
+	memcpy(t.head.entries, host->cpuid_entries, bytes);
+	for (uint32_t i = 0; i < t.head.nent; i++)
+		if (t.head.entries[i].function == XEN_LEAF_TIME)
+			time_entry_set(m, &t.head.entries[i]);
 	if (m->probe.cpuid_native)
-		vendor_hide(&t->head.entries[0]);
-	if (ioctl(m->vcpu_fd, KVM_SET_CPUID2, t))
-		return err_errno(err, errno, "KVM_SET_CPUID2 with %u entries", t->head.nent);
+		vendor_hide(&t.head.entries[0]);
+	if (ioctl(m->vcpu_fd, KVM_SET_CPUID2, &t))
+		return err_errno(err, errno, "KVM_SET_CPUID2 with %u entries", t.head.nent);
 	return 0;
 }

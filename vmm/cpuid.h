@@ -29,9 +29,13 @@ void cpuid_expose(struct machine *m, uint64_t xcr0);
 void cpuid_query(const struct machine *m, uint32_t leaf, uint32_t subleaf,
 		 struct cpuid_result *result);
 
-/* Gives the table to the vCPU (KVM_SET_CPUID2) and keeps its hash in m->cpuid. 0
- * or -errno. */
-int cpuid_install(struct machine *m, struct ramet_err *err);
+/* Asks the host what guests see and adds it to *host, which is then known. Uses
+ * m->probe, m->cpuid_supported and the clock. */
+void cpuid_learn(struct machine *m, struct host_facts *host);
+
+/* Exposes what is known to the guest and gives it to the vCPU (KVM_SET_CPUID2).
+ * 0 or -errno. */
+int cpuid_install(struct machine *m, const struct host_facts *host, struct ramet_err *err);
 
 /* A hash of every answer but those about time: equal on machines between which
  * a guest may move. */

@@ -70,7 +70,6 @@ void hv_views_init(struct machine *m, unsigned int direct_map_flags)
 {
 	unsigned int hv_slot = (unsigned int)(HV_VA >> 30) & 511;
 
-	memset(table_ptr(m, 0), 0, (HV_PAGE_COUNT - HV_PAGE_TABLES) * PAGE_SIZE);
 	table_ptr(m, TABLE_L3_KERNEL)[0] = table_entry(TABLE_L2_M2P);
 	table_ptr(m, TABLE_L3_KERNEL)[hv_slot] = table_entry(TABLE_L2_KERNEL);
 	table_ptr(m, TABLE_L2_KERNEL)[0] = table_entry(TABLE_L1_KERNEL);

@@ -29,7 +29,7 @@ static inline void *hv_page_ptr(const struct machine *m, unsigned int page)
 void *hv_va_ptr(const struct machine *m, uint64_t va, size_t len, unsigned int first,
 		unsigned int last);
 
-/* Builds the empty views: the machine-to-physical table (readable by the guest
+/* Builds the empty views in an area that is all zeros: the machine-to-physical table (readable by the guest
  * kernel) and the direct map of guest memory, which user space never has.
  * `direct_map_flags`: HV_MAP_*. */
 void hv_views_init(struct machine *m, unsigned int direct_map_flags);

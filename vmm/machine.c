@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "lib/cleanup.h"
@@ -32,22 +33,44 @@ static int map_anonymous(size_t size, uint8_t **p, const char *what, struct rame
 }
 
 /* Machine frames are physical frames: the identity, and invalid beyond RAM. */
-static int m2p_create(struct machine *m, struct ramet_err *err)
+static void m2p_fill(uint64_t *table, uint64_t frames)
+{
+	for (uint64_t i = 0; i < frames; i++)
+		table[i] = i;
+	/* Only to the end of the page: what lies behind is never looked up. */
+	for (uint64_t i = frames; i % (PAGE_SIZE / 8); i++)
+		table[i] = M2P_INVALID;
+}
+
+/* The table that all guests have in common: RAM is a multiple of 2 MiB, so its
+ * part of the table ends with a page. */
+static int m2p_share(struct machine *m, int fd, uint64_t bytes, struct ramet_err *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st))
+		return err_errno(err, errno, "the shared machine-to-physical table");
+	if (st.st_size < (off_t)bytes)
+		return err_set(err, EINVAL,
+			       "the shared machine-to-physical table has %lld bytes, not %llu",
+			       (long long)st.st_size, (unsigned long long)bytes);
+	if (mmap(m->m2p, bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0) == MAP_FAILED)
+		return err_errno(err, errno, "cannot map the shared machine-to-physical table");
+	return 0;
+}
+
+static int m2p_create(struct machine *m, int fd, struct ramet_err *err)
 {
 	uint64_t frames = guest_frames(&m->mem);
-	uint64_t *table;
 	int rc;
 
 	m->m2p_size = (frames * 8 + PAGE_SIZE_2M - 1) & ~(PAGE_SIZE_2M - 1);
 	rc = map_anonymous(m->m2p_size, &m->m2p, "the machine-to-physical table", err);
 	if (rc)
 		return rc;
-	table = (uint64_t *)(void *)m->m2p;
-	for (uint64_t i = 0; i < frames; i++)
-		table[i] = i;
-	/* Only to the end of the page: what lies behind is never looked up. */
-	for (uint64_t i = frames; i % (PAGE_SIZE / 8); i++)
-		table[i] = M2P_INVALID;
+	if (fd >= 0)
+		return m2p_share(m, fd, frames * 8, err);
+	m2p_fill((uint64_t *)(void *)m->m2p, frames);
 	return 0;
 }
 
@@ -93,7 +116,7 @@ static int vm_create(struct machine *m, struct ramet_err *err)
 	return rc;
 }
 
-static int vcpu_create(struct machine *m, struct ramet_err *err)
+static int vcpu_create(struct machine *m, struct host_facts *host, struct ramet_err *err)
 {
 	int size = ioctl(m->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	void *run;
@@ -110,10 +133,9 @@ static int vcpu_create(struct machine *m, struct ramet_err *err)
 	rc = time_init(m, err);
 	if (!rc)
 		rc = cpuid_supported_load(m, err);
-	if (rc)
-		return rc;
-	cpuid_expose(m, cpuid_xcr0(m->cpuid_supported));
-	return cpuid_install(m, err);
+	if (!rc && !host->known)
+		cpuid_learn(m, host);
+	return rc ? rc : cpuid_install(m, host, err);
 }
 
 static void signals_of_interest(sigset_t *set)
@@ -157,33 +179,40 @@ static const struct vcpu_ops *ops_choose(const struct probe_result *probe)
 	return probe->kind == KVM_KIND_HARDWARE ? &vcpu_ops_hardware : &vcpu_ops_software;
 }
 
-static int create(struct machine *m, int kvm_fd, const struct probe_result *probe,
-		  uint64_t ram_bytes, enum isolation_mode isolation, bool plain, bool shell,
-		  struct ramet_err *err)
+static void machine_init(struct machine *m, const struct machine_config *config,
+			 const struct host_facts *host)
 {
-	int rc;
-
 	memset(m, 0, sizeof(*m));
-	m->kvm_fd = kvm_fd;
+	m->kvm_fd = config->kvm_fd;
 	m->vm_fd = m->vcpu_fd = m->signal_fd = m->channel_fd = -1;
 	/* With CPL 0 inside the guest two root tables cost next to nothing. */
-	m->isolation = probe->kind == KVM_KIND_HARDWARE ? ISOLATION_FULL : isolation;
-	m->probe = *probe;
-	m->fast_path = !plain && probe->fast_paths_ok;
-	m->ops = ops_choose(probe);
-	if (isolation != ISOLATION_FULL && isolation != ISOLATION_FAST)
-		return err_set(err, EINVAL, "isolation mode %d does not exist", isolation);
-	m->shell = shell;
-	rc = shell ? guest_memory_reserve(&m->mem, ram_bytes, err)
-		   : guest_memory_create(&m->mem, ram_bytes, err);
+	m->isolation = host->probe.kind == KVM_KIND_HARDWARE ? ISOLATION_FULL : config->isolation;
+	m->probe = host->probe;
+	m->fast_path = !config->plain && host->probe.fast_paths_ok;
+	m->ops = ops_choose(&host->probe);
+	m->shell = config->shell;
+}
+
+int machine_create(struct machine *m, const struct machine_config *config, struct host_facts *host,
+		   struct ramet_err *err)
+{
+	int rc = host->known ? 0 : probe_run(config->kvm_fd, &host->probe, err);
+
+	if (rc)
+		return rc;
+	machine_init(m, config, host);
+	if (config->isolation != ISOLATION_FULL && config->isolation != ISOLATION_FAST)
+		return err_set(err, EINVAL, "isolation mode %d does not exist", config->isolation);
+	rc = m->shell ? guest_memory_reserve(&m->mem, config->ram_bytes, err)
+		      : guest_memory_create(&m->mem, config->ram_bytes, err);
 	if (!rc)
 		rc = map_anonymous(HV_SIZE, &m->hv, "the hypervisor area", err);
 	if (!rc)
-		rc = m2p_create(m, err);
+		rc = m2p_create(m, config->m2p_fd, err);
 	if (!rc)
 		rc = vm_create(m, err);
 	if (!rc)
-		rc = vcpu_create(m, err);
+		rc = vcpu_create(m, host, err);
 	if (!rc)
 		rc = signals_create(m, err);
 	if (!rc)
@@ -191,20 +220,6 @@ static int create(struct machine *m, int kvm_fd, const struct probe_result *prob
 	if (rc)
 		machine_destroy(m);
 	return rc;
-}
-
-int machine_create(struct machine *m, int kvm_fd, const struct probe_result *probe,
-		   uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
-		   struct ramet_err *err)
-{
-	return create(m, kvm_fd, probe, ram_bytes, isolation, plain, false, err);
-}
-
-int machine_create_shell(struct machine *m, int kvm_fd, const struct probe_result *probe,
-			 uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
-			 struct ramet_err *err)
-{
-	return create(m, kvm_fd, probe, ram_bytes, isolation, plain, true, err);
 }
 
 int machine_dirty_pages(const struct machine *m, uint64_t *bitmap, struct ramet_err *err)

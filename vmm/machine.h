@@ -14,7 +14,7 @@
 #include "lib/err.h"
 #include "vmm/control.h"
 #include "vmm/guest_memory.h"
-#include "vmm/probe.h"
+#include "vmm/host_facts.h"
 #include "vmm/vcpu.h"
 
 #define EVTCHN_PORTS 1024u
@@ -105,14 +105,6 @@ struct machine_sink {
 	void (*service)(void *arg);
 };
 
-/* What never changes about the host's CPUID, asked once: where the host itself is
- * a guest each question takes tens of microseconds. */
-struct cpuid_facts {
-	uint32_t basic_max, extended_max;         /* leaves */
-	uint32_t xsave_standard, xsave_compacted; /* bytes, for the exposed XCR0 */
-	uint64_t hash;                            /* cpuid_hash() */
-};
-
 struct machine {
 	struct guest_memory mem;
 	struct vcpu vcpu;
@@ -134,7 +126,7 @@ struct machine {
 	struct kvm_run *run;
 	size_t run_size;
 	uint8_t *hv;  /* hypervisor area, HV_SIZE */
-	uint8_t *m2p; /* machine-to-physical table */
+	uint8_t *m2p; /* machine-to-physical table; read-only when it is shared */
 	uint64_t m2p_size;
 	void *backend; /* of vcpu_ops */
 
@@ -164,16 +156,23 @@ struct machine {
 	size_t console_tail_len;
 };
 
-/* Opens KVM objects and guest memory for a guest of `ram_bytes`. On error
- * nothing is left. kvm_fd stays the caller's. -EINVAL for bad parameters. */
-int machine_create(struct machine *m, int kvm_fd, const struct probe_result *probe,
-		   uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
+struct machine_config {
+	int kvm_fd; /* stays the caller's */
+	int m2p_fd; /* the machine-to-physical table, at least as long as RAM needs it,
+		     * which stays the caller's; -1: one of its own */
+	uint64_t ram_bytes;
+	enum isolation_mode isolation;
+	bool plain; /* every event exits */
+	/* Memory is reserved, not mapped, and KVM logs writes to it: for
+	 * state_apply() once layers have been stitched in. */
+	bool shell;
+};
+
+/* Opens KVM objects and guest memory. What is not yet known about the host is
+ * found out first, and added to *host. On error nothing is left. -EINVAL for bad
+ * parameters; -ENOTSUP: no guest can run on this KVM. */
+int machine_create(struct machine *m, const struct machine_config *config, struct host_facts *host,
 		   struct ramet_err *err);
-/* A machine over reserved, unmapped memory, whose writes KVM logs: for
- * state_apply() once layers have been stitched in. */
-int machine_create_shell(struct machine *m, int kvm_fd, const struct probe_result *probe,
-			 uint64_t ram_bytes, enum isolation_mode isolation, bool plain,
-			 struct ramet_err *err);
 void machine_destroy(struct machine *m);
 
 /* Adds to `bitmap` (a bit per page of m->mem.size) what has changed since the

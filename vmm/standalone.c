@@ -105,7 +105,11 @@ int standalone_run(const struct standalone_options *o)
 	cleanup_free struct machine *m = calloc(1, sizeof(*m));
 	cleanup_close int kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	uint64_t start = clock_monotonic_ns();
-	struct probe_result probe;
+	struct machine_config config = { .m2p_fd = -1,
+					 .ram_bytes = o->ram_bytes,
+					 .isolation = o->isolation,
+					 .plain = o->plain };
+	struct host_facts host = { 0 };
 	struct ramet_err err = { 0 };
 	int status = STANDALONE_ERROR;
 	int rc;
@@ -114,9 +118,8 @@ int standalone_run(const struct standalone_options *o)
 		fprintf(stderr, "ramet-vmm: /dev/kvm: %m\n");
 		return STANDALONE_ERROR;
 	}
-	rc = probe_run(kvm_fd, &probe, &err);
-	if (!rc)
-		rc = machine_create(m, kvm_fd, &probe, o->ram_bytes, o->isolation, o->plain, &err);
+	config.kvm_fd = kvm_fd;
+	rc = machine_create(m, &config, &host, &err);
 	if (!rc) {
 		m->sink.console = console_print;
 		rc = guest_run(m, o, &err);

@@ -67,7 +67,6 @@ static void channel_report(void *arg)
 static int ready_send(struct worker *w)
 {
 	struct control_ready message = { .header = { CONTROL_VERSION, CONTROL_READY },
-					 .kvm_kind = w->probe.kind,
 					 .pid = (uint32_t)getpid() };
 
 	return control_reply(w, &message, sizeof(message), NULL, 0);
@@ -142,7 +141,8 @@ struct rule {
 static const struct rule rules[] = {
 	{ CONTROL_BOOT, IN(WORKER_IDLE), sizeof(struct control_boot), 1, CONTROL_INITRD_MAX + 1,
 	  handle_boot },
-	{ CONTROL_SHELL, IN(WORKER_IDLE), sizeof(struct control_shell), 1, 1, handle_shell },
+	{ CONTROL_HOST, IN(WORKER_IDLE), 0, 0, 0, handle_host },
+	{ CONTROL_SHELL, IN(WORKER_IDLE), sizeof(struct control_shell), 2, 2, handle_shell },
 	{ CONTROL_RESTORE, IN(WORKER_SHELL), sizeof(struct control_restore), 1,
 	  CONTROL_LAYERS_MAX + 1, handle_restore },
 	{ CONTROL_RUN, IN(WORKER_LOADED), sizeof(struct control_header), 0, 0, handle_start },
@@ -261,9 +261,9 @@ static int message_wait(struct worker *w, struct ramet_err *err)
 
 static int worker_serve(struct worker *w, struct ramet_err *err)
 {
-	int rc = probe_run(w->fds.kvm, &w->probe, err);
+	int rc = 0;
 
-	if (!rc && ready_send(w))
+	if (ready_send(w))
 		rc = err_set(err, EPIPE, "the daemon closed the control socket");
 	while (!rc && !w->machine.ended)
 		rc = w->phase == WORKER_RUNNING ? guest_run(w, err) : message_wait(w, err);

@@ -10,7 +10,7 @@ struct worker_fds {
 	int kvm;     /* /dev/kvm */
 };
 
-/* Probes KVM, reports CONTROL_READY, waits for CONTROL_BOOT and runs the guest
+/* Reports CONTROL_READY, waits for CONTROL_BOOT and runs the guest
  * to its end. The process is jailed already. Returns the process's exit status:
  * 0 after CONTROL_ENDED was sent or the daemon went away, 1 otherwise. */
 int worker_main(const struct worker_fds *fds);

@@ -19,13 +19,16 @@ int handle_shell(struct worker *w, struct worker_message *message, struct ramet_
 {
 	const struct control_shell *shell = &message->u.shell;
 	struct control_header reply = { CONTROL_VERSION, CONTROL_SHELL_READY };
-	int rc =
-		machine_create_shell(&w->machine, w->fds.kvm, &w->probe, shell->ram_bytes,
-				     (enum isolation_mode)shell->isolation, shell->plain != 0, err);
+	const struct machine_config machine = { .kvm_fd = w->fds.kvm,
+						.m2p_fd = message->fds[1],
+						.ram_bytes = shell->ram_bytes,
+						.isolation = (enum isolation_mode)shell->isolation,
+						.plain = shell->plain != 0,
+						.shell = true };
+	int rc = machine_start(w, &machine, err);
 
 	if (rc)
 		return rc;
-	w->has_machine = true;
 	w->userfault_device = take_fd(&message->fds[0]);
 	w->phase = WORKER_SHELL;
 	return control_reply(w, &reply, sizeof(reply), NULL, 0);

@@ -26,7 +26,7 @@ enum worker_phase {
 struct worker {
 	struct worker_fds fds;
 	enum worker_phase phase;
-	struct probe_result probe;
+	struct host_facts host; /* told by the daemon, or found out */
 	struct machine machine;
 	bool has_machine;
 	uint32_t console_dropped;
@@ -49,6 +49,7 @@ struct worker {
 struct worker_message {
 	union {
 		struct control_header header;
+		struct control_host host;
 		struct control_boot boot;
 		struct control_shell shell;
 		struct control_restore restore;
@@ -65,6 +66,10 @@ struct worker_message {
 /* Sends one message to the daemon, waiting for room. 0 or -errno. */
 int control_reply(struct worker *w, const void *data, size_t len, const int *fds, size_t nfds);
 
+/* Makes the machine of CONTROL_BOOT or CONTROL_SHELL. Reports what had to be
+ * found out about the host for it. 0 or -errno. */
+int machine_start(struct worker *w, const struct machine_config *config, struct ramet_err *err);
+
 /* Answers CONTROL_STATS. */
 void stats_reply(struct worker *w, const struct worker_message *message);
 
@@ -73,6 +78,7 @@ int machine_connect(struct worker *w, struct ramet_err *err);
 
 /* Handlers of messages; the phase and the message's size have been checked.
  * 0, or -errno when the worker can do nothing but report it and exit. */
+int handle_host(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int handle_boot(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int handle_shell(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int handle_restore(struct worker *w, struct worker_message *message, struct ramet_err *err);

@@ -6,6 +6,9 @@
  * there is one:
  *     exit N, die N (SIGKILL, SIGSYS or SIGILL), never-ready, garbage, short, oversized,
  *     bad-version, with-fd, booted-first
+ *     host-early (reports what the host is before it is asked for a machine)
+ * Unless it is told what the host is it reports that; told anything else than it
+ * would report it exits with status 84.
  * While a guest is made of layers, copied or donated, that file says what goes
  * wrong (see tests/fake/fake_guest.h).
  * After CONTROL_BOOT, what the content of the first initrd says:
@@ -19,6 +22,7 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,7 +123,7 @@ static void read_text(int fd, char *text, size_t size)
 
 static void before_boot(void)
 {
-	struct control_ready ready = { { CONTROL_VERSION, CONTROL_READY }, 0, (uint32_t)getpid() };
+	struct control_ready ready = { { CONTROL_VERSION, CONTROL_READY }, (uint32_t)getpid(), 0 };
 	static const char huge[CONTROL_MESSAGE_MAX + 1];
 	char path[4096] = "", mode[64] = "";
 	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 8);
@@ -147,6 +151,8 @@ static void before_boot(void)
 		ready.header.version = 77;
 	if (!strcmp(mode, "booted-first"))
 		ready.header.type = CONTROL_BOOTED;
+	if (!strcmp(mode, "host-early"))
+		say_type(CONTROL_HOST_FOUND);
 	if (!strcmp(mode, "with-fd"))
 		(void)fdpass_send(CONTROL_FD, &ready, sizeof(ready), (int[]){ 0 }, 1);
 	say(&ready, sizeof(ready));
@@ -225,14 +231,42 @@ _Noreturn static void after_boot(const char *mode, uint64_t ram_bytes)
 	fake_guest_boot(CONTROL_FD, CHANNEL_FD, ram_bytes, mode);
 }
 
-int main(void)
+union first_message {
+	struct control_header header;
+	struct control_host host;
+	struct control_boot boot;
+	struct control_shell shell;
+};
+
+static ssize_t take_first(union first_message *message, int *fds, size_t *nfds)
 {
 	struct pollfd wait = { .fd = CONTROL_FD, .events = POLLIN };
-	union {
+	ssize_t n;
+
+	(void)poll(&wait, 1, -1);
+	n = fdpass_recv(CONTROL_FD, message, sizeof(*message), fds, nfds);
+	if (n == 0)
+		_exit(0);
+	return n;
+}
+
+/* Facts that any worker of a test finds out. */
+static const char facts[] = "what the host is";
+
+static void tell_host(void)
+{
+	struct {
 		struct control_header header;
-		struct control_boot boot;
-		struct control_shell shell;
-	} message;
+		char facts[sizeof(facts)];
+	} message = { .header = { CONTROL_VERSION, CONTROL_HOST_FOUND } };
+
+	memcpy(message.facts, facts, sizeof(facts));
+	say(&message, sizeof(message.header) + sizeof(facts));
+}
+
+int main(void)
+{
+	union first_message message;
 	char mode[256];
 	int fds[FDPASS_MAX];
 	size_t nfds = 0;
@@ -240,12 +274,17 @@ int main(void)
 
 	(void)fcntl(CONTROL_FD, F_SETFL, fcntl(CONTROL_FD, F_GETFL) & ~O_NONBLOCK);
 	before_boot();
-	(void)poll(&wait, 1, -1);
-	n = fdpass_recv(CONTROL_FD, &message, sizeof(message), fds, &nfds);
-	if (n == 0)
-		_exit(0);
+	n = take_first(&message, fds, &nfds);
+	if (message.header.type == CONTROL_HOST) {
+		if (n != (ssize_t)(offsetof(struct control_host, facts) + sizeof(facts)) || nfds ||
+		    memcmp(message.host.facts, facts, sizeof(facts)) != 0)
+			_exit(84);
+		n = take_first(&message, fds, &nfds);
+	} else {
+		tell_host();
+	}
 	if (message.header.type == CONTROL_SHELL) {
-		if (n != (ssize_t)sizeof(message.shell) || nfds != 1)
+		if (n != (ssize_t)sizeof(message.shell) || nfds != 2)
 			_exit(83);
 		fake_guest_shell(CONTROL_FD, CHANNEL_FD, message.shell.ram_bytes);
 	}

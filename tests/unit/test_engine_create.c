@@ -218,6 +218,12 @@ static void worker_that_skips_a_phase(void **state)
 	create_fails(*state, "agent", EIO, "out of turn");
 }
 
+static void worker_that_knows_the_host_before_it_looks(void **state)
+{
+	harness_worker_mode(*state, "host-early");
+	create_fails(*state, "agent", EIO, "HOST_FOUND out of turn");
+}
+
 static void worker_that_reports_an_error(void **state)
 {
 	create_fails(*state, "boot-error", EIO, "no memory for the guest");
@@ -345,6 +351,7 @@ int main(void)
 		TEST(worker_of_another_version),
 		TEST(worker_that_passes_a_descriptor),
 		TEST(worker_that_skips_a_phase),
+		TEST(worker_that_knows_the_host_before_it_looks),
 		TEST(worker_that_reports_an_error),
 		TEST(worker_that_dies_in_setup),
 		TEST(worker_that_dies_in_boot),

@@ -7,14 +7,17 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/console.h"
+#include "engine/m2p.h"
 #include "engine/state.h"
 #include "engine/template.h"
 #include "engine/text.h"
@@ -312,6 +315,59 @@ static void text_stops_at_its_ends(void **state)
 	assert_string_equal(out, "");
 }
 
+/* ---- the machine-to-physical table ---- */
+
+static void m2p_entries_are_their_own_numbers(void **state)
+{
+	struct m2p m2p = { .fd = -1 };
+	int fd = m2p_fd(&m2p, 3ull << 30, NULL);
+	const uint64_t entries = (3ull << 30) / 4096;
+	const uint64_t *table;
+
+	(void)state;
+	assert_true(fd >= 0);
+	table = mmap(NULL, entries * 8, PROT_READ, MAP_PRIVATE, fd, 0);
+	assert_ptr_not_equal(table, MAP_FAILED);
+	for (uint64_t i = 0; i < entries; i++)
+		if (table[i] != i)
+			fail_msg("entry %llu is %llu", (unsigned long long)i,
+				 (unsigned long long)table[i]);
+	assert_int_equal(munmap((void *)table, entries * 8), 0);
+	m2p_close(&m2p);
+	assert_int_equal(m2p.fd, -1);
+}
+
+static void m2p_is_the_same_for_all_that_it_is_long_enough_for(void **state)
+{
+	struct m2p m2p = { .fd = -1 };
+	int fd = m2p_fd(&m2p, 1ull << 30, NULL);
+	struct stat small, large;
+
+	(void)state;
+	assert_int_equal(m2p_fd(&m2p, 512ull << 20, NULL), fd);
+	assert_int_equal(m2p_fd(&m2p, 64ull << 20, NULL), fd);
+	assert_int_equal(fstat(fd, &small), 0);
+	fd = m2p_fd(&m2p, (1ull << 30) + (2 << 20), NULL);
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &large), 0);
+	assert_true(large.st_size > small.st_size);
+	assert_int_equal(m2p_fd(&m2p, 1ull << 30, NULL), fd);
+	m2p_close(&m2p);
+}
+
+static void m2p_cannot_be_written_to(void **state)
+{
+	struct m2p m2p = { .fd = -1 };
+	int fd = m2p_fd(&m2p, 64ull << 20, NULL);
+
+	(void)state;
+	assert_int_equal(pwrite(fd, "x", 1, 0), -1);
+	assert_ptr_equal(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
+	assert_int_equal(fcntl(fd, F_GET_SEALS) & (F_SEAL_WRITE | F_SEAL_SHRINK),
+			 F_SEAL_WRITE | F_SEAL_SHRINK);
+	m2p_close(&m2p);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -331,6 +387,9 @@ int main(void)
 		TEST(a_console_keeps_the_tail),
 		TEST(text_becomes_printable),
 		TEST(text_stops_at_its_ends),
+		TEST(m2p_entries_are_their_own_numbers),
+		TEST(m2p_is_the_same_for_all_that_it_is_long_enough_for),
+		TEST(m2p_cannot_be_written_to),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

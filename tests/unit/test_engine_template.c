@@ -217,6 +217,23 @@ static void shells_that_cannot_start_fail_the_create(void **state)
 	assert_words(created.err.msg, "status 7");
 }
 
+/* The fake worker exits with 84 when it is told something else than it would find. */
+static void workers_are_told_what_the_first_found_out(void **state)
+{
+	struct harness *h = *state;
+	struct created created;
+
+	h->engine->limits.pool_size = 0;
+	assert_null(h->engine->host);
+	(void)create_ok(h, "agent");
+	assert_non_null(h->engine->host);
+	(void)create_ok(h, "agent");
+	((char *)h->engine->host)[0] ^= 1;
+	create_start(h, &created);
+	harness_wait(h, &created.done);
+	assert_words(created.err.msg, "status 84");
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, harness_setup_templates, harness_teardown)
@@ -233,6 +250,7 @@ int main(void)
 		TEST(the_pool_refills_when_nobody_waits),
 		TEST(an_idle_pool_gives_up_its_shells),
 		TEST(shells_that_cannot_start_fail_the_create),
+		TEST(workers_are_told_what_the_first_found_out),
 	};
 	int skip = harness_unavailable();
 

@@ -1,5 +1,6 @@
-/* The worker's control socket: malformed boot messages end it with a sentence,
- * and it never outlives its daemon. Needs KVM, since the worker probes it. */
+/* The worker's control socket: malformed messages end it with a sentence, it finds
+ * out about its host unless it is told, and it never outlives its daemon. Needs
+ * KVM. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -20,6 +21,7 @@
 #include "lib/cleanup.h"
 #include "lib/fdpass.h"
 #include "vmm/control.h"
+#include "vmm/host_facts.h"
 #include "vmm/worker.h"
 
 #define DEADLINE_MS 20000
@@ -30,17 +32,14 @@ struct bench {
 	int kvm;
 };
 
-static int setup(void **state)
+static void bench_start(struct bench *b)
 {
-	struct bench *b = calloc(1, sizeof(*b));
 	int control[2], channel[2];
 
-	assert_non_null(b);
-	*state = b;
 	b->control = b->channel = -1;
 	b->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (b->kvm < 0)
-		return 0;
+		return;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel), 0);
 	b->pid = fork();
@@ -56,13 +55,10 @@ static int setup(void **state)
 	(void)close(channel[1]);
 	b->control = control[0];
 	b->channel = channel[0];
-	return 0;
 }
 
-static int teardown(void **state)
+static void bench_end(struct bench *b)
 {
-	struct bench *b = *state;
-
 	if (b->pid > 0) {
 		(void)kill(b->pid, SIGKILL);
 		(void)waitpid(b->pid, NULL, 0);
@@ -70,7 +66,22 @@ static int teardown(void **state)
 	close_fd(&b->control);
 	close_fd(&b->channel);
 	close_fd(&b->kvm);
-	free(b);
+}
+
+static int setup(void **state)
+{
+	struct bench *b = calloc(1, sizeof(*b));
+
+	assert_non_null(b);
+	bench_start(b);
+	*state = b;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	bench_end(*state);
+	free(*state);
 	return 0;
 }
 
@@ -99,7 +110,19 @@ static void wait_ready(const struct bench *b)
 	assert_int_equal(receive(b, &ready, sizeof(ready)), sizeof(ready));
 	assert_int_equal(ready.header.type, CONTROL_READY);
 	assert_int_equal(ready.header.version, CONTROL_VERSION);
-	assert_true(ready.kvm_kind == 1 || ready.kvm_kind == 2);
+	assert_int_equal(ready.pid, b->pid);
+}
+
+/* Whether the next message is what the worker found out about its host: not where
+ * KVM behaves oddly. */
+static bool reports_facts(const struct bench *b)
+{
+	struct pollfd pfd = { .fd = b->control, .events = POLLIN };
+	struct control_header header = { 0 };
+
+	assert_int_equal(poll(&pfd, 1, DEADLINE_MS), 1);
+	assert_int_equal(recv(b->control, &header, sizeof(header), MSG_PEEK), sizeof(header));
+	return header.type == CONTROL_HOST_FOUND;
 }
 
 /* The worker's last message says what was wrong, and it exits with 0. */
@@ -270,8 +293,14 @@ static void an_unknown_isolation_is_refused(void **state)
 static void a_garbage_kernel_is_refused(void **state)
 {
 	struct control_boot boot = boot_message();
+	struct bench *b = *state;
+	struct control_host host;
 
-	expect_refusal(state, &boot, 1, "kernel");
+	wait_ready(b);
+	boot_send(b, &boot, sizeof(boot), 1);
+	if (reports_facts(b))
+		(void)receive(b, &host, sizeof(host));
+	expect_end(b, "kernel");
 }
 
 static void the_worker_ends_with_its_daemon(void **state)
@@ -284,6 +313,144 @@ static void the_worker_ends_with_its_daemon(void **state)
 	assert_int_equal(waitpid(b->pid, &status, 0), b->pid);
 	b->pid = 0;
 	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* ---- what is known about the host ---- */
+
+#define SHELL_RAM (64ull << 20)
+
+static void shell_send(const struct bench *b, off_t m2p_bytes)
+{
+	const struct control_shell shell = { .header = { CONTROL_VERSION, CONTROL_SHELL },
+					     .ram_bytes = SHELL_RAM,
+					     .isolation = ISOLATION_FAST };
+	cleanup_close int m2p = memfd_create("m2p", MFD_CLOEXEC);
+	const int fds[] = { m2p, m2p }; /* the first is never used here */
+
+	assert_true(m2p >= 0);
+	assert_int_equal(ftruncate(m2p, m2p_bytes), 0);
+	assert_int_equal(fdpass_send(b->control, &shell, sizeof(shell), fds, 2), 0);
+}
+
+#define M2P_BYTES ((off_t)(SHELL_RAM / 4096 * 8))
+
+/* Makes a shell of a worker that is told nothing; the length of its report. */
+static size_t shell_reports(const struct bench *b, struct control_host *host)
+{
+	wait_ready(b);
+	shell_send(b, M2P_BYTES);
+	if (!reports_facts(b)) {
+		print_message("skipped: this KVM does not fit the fast paths\n");
+		skip();
+	}
+	return receive(b, host, sizeof(*host));
+}
+
+static void expect_shell_ready(const struct bench *b)
+{
+	struct control_header header;
+
+	assert_int_equal(receive(b, &header, sizeof(header)), sizeof(header));
+	assert_int_equal(header.type, CONTROL_SHELL_READY);
+}
+
+static void what_one_worker_found_out_serves_another(void **state)
+{
+	struct control_host host;
+	struct bench other;
+	size_t length;
+
+	length = shell_reports(*state, &host);
+	expect_shell_ready(*state);
+	bench_start(&other);
+	wait_ready(&other);
+	host.header.type = CONTROL_HOST;
+	assert_int_equal(fdpass_send(other.control, &host, length, NULL, 0), 0);
+	shell_send(&other, M2P_BYTES);
+	expect_shell_ready(&other); /* without a report of its own */
+	bench_end(&other);
+}
+
+/* Facts that a worker did report, changed by `spoil`, end another one. */
+static void spoilt_facts_are_refused(void **state, void (*spoil)(struct host_facts *facts))
+{
+	struct control_host host;
+	struct host_facts facts;
+	struct bench other;
+	size_t length;
+
+	length = shell_reports(*state, &host);
+	assert_int_equal(length, sizeof(host.header) + sizeof(facts));
+	memcpy(&facts, host.facts, sizeof(facts));
+	spoil(&facts);
+	memcpy(host.facts, &facts, sizeof(facts));
+	bench_start(&other);
+	wait_ready(&other);
+	host.header.type = CONTROL_HOST;
+	assert_int_equal(fdpass_send(other.control, &host, length, NULL, 0), 0);
+	expect_end(&other, "facts about the host");
+	bench_end(&other);
+}
+
+static void spoil_count(struct host_facts *facts)
+{
+	facts->cpuid_count = CPUID_ENTRIES_MAX + 1;
+}
+
+static void facts_with_too_many_cpuid_leaves_are_refused(void **state)
+{
+	spoilt_facts_are_refused(state, spoil_count);
+}
+
+static void spoil_slots(struct host_facts *facts)
+{
+	facts->probe.slot_count = PROBE_SLOTS_MAX + 1;
+}
+
+static void facts_with_too_many_slots_are_refused(void **state)
+{
+	spoilt_facts_are_refused(state, spoil_slots);
+}
+
+static void spoil_kind(struct host_facts *facts)
+{
+	facts->probe.kind = 0;
+}
+
+static void facts_about_no_kind_of_kvm_are_refused(void **state)
+{
+	spoilt_facts_are_refused(state, spoil_kind);
+}
+
+static void spoil_reason(struct host_facts *facts)
+{
+	memset(facts->probe.reason, 'x', sizeof(facts->probe.reason));
+}
+
+static void facts_with_an_endless_reason_are_refused(void **state)
+{
+	spoilt_facts_are_refused(state, spoil_reason);
+}
+
+static void facts_of_another_build_are_refused(void **state)
+{
+	struct bench *b = *state;
+	struct control_host host = { .header = { CONTROL_VERSION, CONTROL_HOST } };
+
+	wait_ready(b);
+	assert_int_equal(fdpass_send(b->control, &host,
+				     sizeof(host.header) + sizeof(struct host_facts) - 1, NULL, 0),
+			 0);
+	expect_end(b, "facts about the host");
+}
+
+static void a_short_machine_to_physical_table_is_refused(void **state)
+{
+	struct bench *b = *state;
+
+	wait_ready(b);
+	shell_send(b, M2P_BYTES - 1);
+	expect_end(b, "machine-to-physical");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -307,6 +474,13 @@ int main(void)
 		TEST(an_unknown_isolation_is_refused),
 		TEST(a_garbage_kernel_is_refused),
 		TEST(the_worker_ends_with_its_daemon),
+		TEST(what_one_worker_found_out_serves_another),
+		TEST(facts_with_too_many_cpuid_leaves_are_refused),
+		TEST(facts_with_too_many_slots_are_refused),
+		TEST(facts_about_no_kind_of_kvm_are_refused),
+		TEST(facts_with_an_endless_reason_are_refused),
+		TEST(facts_of_another_build_are_refused),
+		TEST(a_short_machine_to_physical_table_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -47,22 +47,26 @@ static void layer_map(struct machine *m)
 static int bed_setup(void **state, bool shell)
 {
 	struct bed *bed = calloc(1, sizeof(*bed));
-	struct probe_result probe;
+	struct host_facts host = { 0 };
+	struct machine_config config = { .m2p_fd = -1,
+					 .ram_bytes = RAM,
+					 .isolation = ISOLATION_FULL,
+					 .plain = true,
+					 .shell = shell };
 	struct ramet_err err = { 0 };
 	int rc;
 
 	assert_non_null(bed);
 	memset(all, 0xff, sizeof(all));
 	bed->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (bed->kvm_fd < 0 || probe_run(bed->kvm_fd, &probe, &err)) {
+	if (bed->kvm_fd < 0 || probe_run(bed->kvm_fd, &host.probe, &err)) {
 		close_fd(&bed->kvm_fd);
 		free(bed);
 		*state = NULL;
 		return 0;
 	}
-	rc = shell ? machine_create_shell(&bed->m, bed->kvm_fd, &probe, RAM, ISOLATION_FULL, true,
-					  &err)
-		   : machine_create(&bed->m, bed->kvm_fd, &probe, RAM, ISOLATION_FULL, true, &err);
+	config.kvm_fd = bed->kvm_fd;
+	rc = machine_create(&bed->m, &config, &host, &err);
 	if (rc)
 		fail_msg("%s", err.msg);
 	if (shell)

@@ -42,7 +42,7 @@ struct options {
 struct live {
 	struct options o;
 	int kvm_fd;
-	struct probe_result probe;
+	struct host_facts host;
 	struct machine *m;
 	uint64_t start, due;
 	unsigned int restores;
@@ -74,8 +74,13 @@ static struct machine *machine_new(struct live *live, struct ramet_err *err)
 	bool plain =
 		live->o.path == PATH_PLAIN || (live->o.path == PATH_BOTH && live->restores % 2);
 
-	if (!m || machine_create(m, live->kvm_fd, &live->probe, live->o.ram_bytes,
-				 live->o.isolation, plain, err)) {
+	const struct machine_config config = { .kvm_fd = live->kvm_fd,
+					       .m2p_fd = -1,
+					       .ram_bytes = live->o.ram_bytes,
+					       .isolation = live->o.isolation,
+					       .plain = plain };
+
+	if (!m || machine_create(m, &config, &live->host, err)) {
 		free(m);
 		return NULL;
 	}
@@ -223,8 +228,7 @@ int main(int argc, char **argv)
 	live.o.initrd = argv[2];
 	live.o.cmdline = argv[3];
 	live.kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	rc = live.kvm_fd < 0 ? err_errno(&err, errno, "/dev/kvm")
-			     : probe_run(live.kvm_fd, &live.probe, &err);
+	rc = live.kvm_fd < 0 ? err_errno(&err, errno, "/dev/kvm") : 0;
 	if (!rc)
 		rc = run(&live, &err);
 	fprintf(stderr, "state-live: restores=%u bytes=%zu mean_ms=%.2f %s\n", live.restores,
