@@ -33,7 +33,7 @@ class OptionTest(unittest.TestCase):
         process = rametd("--help")
         self.assertEqual(process.returncode, 0)
         for option in ("--socket", "--socket-mode", "--state", "--images", "--worker",
-                       "--max-sandboxes"):
+                       "--max-sandboxes", "--pool", "--boot-each"):
             self.assertIn(option, process.stdout)
 
     def test_version(self):
