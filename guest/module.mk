@@ -32,7 +32,7 @@ $(BIN)/ramet-agent: $(call objs,$(AGENT_SRC))
 else
 $(BIN)/ramet-agent: $(GUEST_AGENT)
 	@mkdir -p $(@D)
-	$(Q)cp $< $@
+	$(Q)cp --remove-destination $< $@ # it may be running
 endif
 
 $(GUEST_OUT)/ramet-agent.stripped: $(GUEST_AGENT)

@@ -18,6 +18,8 @@
 
 #define HOSTNAME_MAX      64
 #define ENTROPY_MAX       512
+#define CLOCK_TRIES       10
+#define CLOCK_NEAR_NS     (5 * NS_PER_MS)
 #define PYTHON_LIMIT_NS   (250 * NS_PER_MS) /* to be reseeded */
 #define CALLBACK_LIMIT_NS NS_PER_S          /* for all that code registered */
 #define GIVE_UP_NS        (100 * NS_PER_MS) /* for what was interrupted to return */
@@ -69,16 +71,23 @@ static uint64_t wall_correct(const struct agent *agent, uint64_t wall_ns)
 	return wall_ns + (uint64_t)late * 1000;
 }
 
+/* Again when the guest did not get to run between asking and setting. */
 static int clock_set(const struct agent *agent, uint64_t wall_ns)
 {
-	struct timespec ts;
-
 	if (!agent->is_init || wall_ns == 0)
 		return 0;
-	wall_ns = wall_correct(agent, wall_ns);
-	ts.tv_sec = (time_t)(wall_ns / NS_PER_S);
-	ts.tv_nsec = (long)(wall_ns % NS_PER_S);
-	return clock_settime(CLOCK_REALTIME, &ts) < 0 ? -errno : 0;
+	for (int i = 0; i < CLOCK_TRIES; i++) {
+		uint64_t before = now_ns();
+		uint64_t now = wall_correct(agent, wall_ns);
+		struct timespec ts = { .tv_sec = (time_t)(now / NS_PER_S),
+				       .tv_nsec = (long)(now % NS_PER_S) };
+
+		if (clock_settime(CLOCK_REALTIME, &ts) < 0)
+			return -errno;
+		if (now_ns() - before < CLOCK_NEAR_NS)
+			break;
+	}
+	return 0;
 }
 
 static int name_set(const struct agent *agent, const uint8_t *name, uint32_t len)

@@ -135,6 +135,18 @@ static int loopback_up(void)
 	return ioctl(fd, SIOCSIFFLAGS, &request) < 0 ? -errno : 0;
 }
 
+/* Names change when machines are copied: the file says what the kernel does. */
+static void hostname_link(void)
+{
+	static const char path[] = "/etc/hostname", temporary[] = "/etc/hostname.new";
+	struct stat st;
+
+	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
+		return;
+	if (symlink("/proc/sys/kernel/hostname", temporary) < 0 || rename(temporary, path) < 0)
+		agent_log("%s keeps the name of the image: %s", path, strerror(errno));
+}
+
 int init_setup(void)
 {
 	struct rlimit files = { .rlim_cur = 1024, .rlim_max = NOFILE_HARD };
@@ -150,6 +162,7 @@ int init_setup(void)
 	}
 	(void)setrlimit(RLIMIT_NOFILE, &files);
 	(void)sethostname(HOSTNAME, strlen(HOSTNAME));
+	hostname_link();
 	(void)mkdir("/root", 0700);
 	(void)mkdir("/run/ramet", 0755);
 	err = loopback_up();

@@ -46,8 +46,8 @@ def reseed_ssl(module):
 
 
 def reseed_cryptography(module):
-    # Wheels bring an OpenSSL of their own.
-    bound = module._openssl
+    # It may have an OpenSSL of its own. Newer versions nest the module.
+    bound = getattr(module, "_openssl", module)
     bound.lib.RAND_add(bound.ffi.from_buffer(_urandom(32)), 32, 32.0)
 
 
@@ -65,6 +65,7 @@ def reseed_tempfile(module):
 
 RESEED = (("random", reseed_random), ("numpy.random", reseed_numpy), ("torch", reseed_torch))
 RESEED_ALWAYS = (("_ssl", reseed_ssl), ("uuid", reseed_uuid), ("tempfile", reseed_tempfile),
+                 ("cryptography.hazmat.bindings._openssl", reseed_cryptography),
                  ("cryptography.hazmat.bindings._rust", reseed_cryptography))
 
 
@@ -114,6 +115,9 @@ def identity_prepare():
     state.taken = state.forked = None
 
 
+PREPARE = (("random", reseed_random), ("_ssl", reseed_ssl), *RESEED_ALWAYS[-2:])
+
+
 class Stand:
     """For a module whose own generator must not be touched."""
 
@@ -123,12 +127,12 @@ class Stand:
 
 def modules_prepare():
     """Also has OpenSSL make its generator, which takes longer than to reseed it."""
-    for name, reseed, stand in (("_ssl", reseed_ssl, None), ("random", reseed_random, Stand)):
+    for name, reseed in PREPARE:
         if name in sys.modules and name not in state.prepared:
             state.prepared.add(name)
             try:
                 module = sys.modules[name]
-                reseed(stand(module) if stand else module)
+                reseed(Stand(module) if name == "random" else module)
             except Exception:  # something else that code put there
                 pass
 

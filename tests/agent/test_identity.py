@@ -138,6 +138,25 @@ class Python(IdentityCase):
         self.assertEqual(self.value("len(seeds), len(seeds[0]), type(seeds[1])"),
                          "(2, 16, <class 'int'>)")
 
+    def test_cryptography_stand_ins(self):
+        self.agent.run("import sys, types\nadded = []\nbound = types.SimpleNamespace(\n"
+                       "    lib=types.SimpleNamespace(RAND_add=lambda *a: added.append(len(a[0]))),\n"
+                       "    ffi=types.SimpleNamespace(from_buffer=bytes))\n"
+                       "base = 'cryptography.hazmat.bindings.'\n"
+                       "sys.modules[base + '_openssl'] = bound\n"
+                       "sys.modules[base + '_rust'] = types.SimpleNamespace(_openssl=bound)")
+        self.agent.run("added.clear()")  # it has been tried out after the import
+        self.agent.reseed(flags=PYTHON_TOO)
+        self.assertEqual(self.value("added"), "[32, 32]")
+
+    def test_debians_cryptography(self):
+        code = ("from cryptography.hazmat.bindings import _openssl\n"
+                "_openssl.lib.RAND_add is not None")
+        if self.agent.run(code).result != "True":
+            self.skipTest("python3-cryptography of Debian 12 is not installed")
+        self.agent.reseed(flags=PYTHON_TOO)
+        self.assertEqual(self.value("_openssl.lib.RAND_status()"), "1")
+
     def test_modules_replaced_by_something_else(self):
         self.agent.run("import sys\nfor name in ('random', '_ssl', 'uuid', 'tempfile', 'torch'):\n"
                        "    sys.modules[name] = object()")

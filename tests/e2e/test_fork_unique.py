@@ -32,7 +32,8 @@ def probe():
             'uuid4': uuid.uuid4().hex, 'uuid1': uuid.uuid1().hex[8:], 'secrets': secrets.token_hex(),
             'tempfile': tempfile.mktemp(),
             'generation': open('/run/ramet/generation').read().strip(),
-            'token': open('/run/ramet/token').read(), 'hostname': os.uname().nodename}
+            'token': open('/run/ramet/token').read(), 'hostname': os.uname().nodename,
+            'hostname file': open('/etc/hostname').read().strip()}
 probe()['urandom'] is not None
 """
 BASH_PROBE = ("od -An -tx1 -N16 /dev/urandom; cat /proc/sys/kernel/random/uuid; "
@@ -65,6 +66,7 @@ class DistinctTest(UniqueCase):
                 self.assertEqual(probes[-1]["generation"], child["generation"])
                 self.assertEqual(uuid.UUID(child["generation"]).version, 4)
                 self.assertEqual(probes[-1]["hostname"], child["id"])
+                self.assertEqual(probes[-1]["hostname file"], child["id"])
                 self.assertRegex(probes[-1]["token"], "^[0-9a-f]{32}\n$")
             for child in children:
                 self.api.close(child["id"])
