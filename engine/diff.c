@@ -57,6 +57,16 @@ static int diff_on_deadline(sd_event_source *source, uint64_t usec, void *arg)
 	return 0;
 }
 
+/* While it is stopped there is no telling how long it takes; a parent of a fork
+ * is between two workers then. */
+static int diff_check_still(const struct sandbox *s, struct ramet_err *err)
+{
+	if (s->freeze || !s->vm)
+		return err_set(err, EBUSY, "sandbox %s is being forked or paused; try again later",
+			       s->id);
+	return 0;
+}
+
 static int diff_check(const struct sandbox *a, const struct sandbox *b, struct ramet_err *err)
 {
 	const struct limits *limits = &a->engine->limits;
@@ -68,9 +78,11 @@ static int diff_check(const struct sandbox *a, const struct sandbox *b, struct r
 		return r;
 	if (a == b)
 		return err_set(err, EINVAL, "sandbox %s cannot be compared with itself", a->id);
-	if (a->freeze || b->freeze)
-		return err_set(err, EBUSY, "sandbox %s is being forked or paused; try again later",
-			       a->freeze ? a->id : b->id);
+	r = diff_check_still(a, err);
+	if (r == 0)
+		r = diff_check_still(b, err);
+	if (r < 0)
+		return r;
 	if (a->engine->diffs >= limits->diffs)
 		return err_set(err, EAGAIN,
 			       "%u comparisons run already (limit diffs); try again later",

@@ -154,6 +154,9 @@ int diff_memory_start(struct diff *diff, struct sandbox *const sandboxes[2], str
 		guest->memory = memory_ref(vm->memory);
 		guest->stats.done = memory_counted;
 		r = worker_ask_stats(vm->worker, &guest->stats, guest->bitmap_fd, err);
+		if (r == -EBUSY)
+			return err_set(err, EBUSY, "sandbox %s is being forked; try again later",
+				       guest->id);
 		if (r < 0)
 			return r;
 	}

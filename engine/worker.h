@@ -108,8 +108,8 @@ int worker_donate(struct worker *worker, int layer_fd, int uffd_fd, const int *s
 int worker_child(struct worker *worker, uint32_t id, uint64_t base, int uffd,
 		 const struct range_list *ranges, struct ramet_err *err);
 
-/* Asks a running or paused worker. `bitmap_fd` (-1: none) is for the pages that
- * the guest wrote to, see struct control_stats; -EBUSY: it is neither. */
+/* Asks a worker with a guest. `bitmap_fd` (-1: none) is for the pages that the
+ * guest wrote to, see struct control_stats. -EBUSY: it has no guest. */
 int worker_ask_stats(struct worker *worker, struct worker_stats *request, int bitmap_fd,
 		     struct ramet_err *err);
 void worker_stats_cancel(struct worker_stats *request); /* harmless when it does not wait */

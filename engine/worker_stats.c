@@ -9,8 +9,11 @@ int worker_ask_stats(struct worker *worker, struct worker_stats *request, int bi
 	struct control_header message = { CONTROL_VERSION, CONTROL_STATS };
 	int r;
 
-	if (worker->phase != WORKER_RUNNING && worker->phase != WORKER_PAUSED)
-		return err_set(err, EBUSY, "the worker is busy with a fork or pause");
+	/* What was sent before comes first, so the guest is there and is no donor. */
+	if (worker->phase < WORKER_SENT_RUN && worker->phase != WORKER_RUNNING)
+		return err_set(err, EBUSY, "the worker has no guest yet");
+	if (worker->phase > WORKER_PAUSED)
+		return err_set(err, EBUSY, "the worker has no guest any more");
 	r = worker_send(worker, &message, sizeof(message), &bitmap_fd, bitmap_fd >= 0, err);
 	if (r < 0)
 		return r;

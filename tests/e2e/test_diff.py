@@ -218,6 +218,9 @@ class MemoryTest(DiffCase):
 
 
 class ErrorsTest(DiffCase):
+    # Counts the walks that run in a guest.
+    WALKERS = "cat /proc/[0-9]*/comm 2>/dev/null | grep -c ramet-tree || true"
+
     def test_bad_requests(self):
         for fields in ({"paths": []}, {"paths": "x"}, {"paths": ["/x"] * 65}, {"text": 1},
                        {"other": 5}, {"paths": ["/a/../b"]}):
@@ -256,14 +259,13 @@ class ErrorsTest(DiffCase):
 
     def test_a_client_that_goes_away_leaves_no_walk(self):
         self.bash(self.child, "head -c 200M /dev/zero | tr '\\0' 'x' > /tmp/big")
-        walkers = "cat /proc/[0-9]*/comm 2>/dev/null | grep -c ramet-tree || true"
         connection = harness.UnixConnection(self.daemon.socket)
         connection.request("POST", f"/v1/sandboxes/{self.parent}/diff",
                            '{"other":"%s"}' % self.child)
-        harness.eventually(lambda: self.bash(self.child, walkers) == "1\n", "a walk runs")
+        harness.eventually(lambda: self.bash(self.child, self.WALKERS) == "1\n", "a walk runs")
         connection.close()
         for sandbox in (self.parent, self.child):
-            harness.eventually(lambda: self.bash(sandbox, walkers) == "0\n", "no walk runs")
+            harness.eventually(lambda: self.bash(sandbox, self.WALKERS) == "0\n", "no walk runs")
         self.assert_differ(["/tmp/big"], paths=["/tmp"])
 
     def test_walks_are_not_inherited(self):
@@ -271,13 +273,12 @@ class ErrorsTest(DiffCase):
         replies = []
         thread = threading.Thread(target=lambda: replies.append(self.diff()))
         thread.start()
+        harness.eventually(lambda: self.bash(self.child, self.WALKERS) == "1\n", "a walk runs")
         children = self.fork(self.child, 2)
         thread.join(harness.DEADLINE)
         self.assertEqual(self.paths(replies[0]), (["/tmp/big"], [], []))
         for sandbox in children:
-            harness.eventually(lambda: self.bash(sandbox, "cat /proc/[0-9]*/comm 2>/dev/null |"
-                                                 " grep -c ramet-tree || true") == "0\n",
-                               "no walk runs")
+            harness.eventually(lambda: self.bash(sandbox, self.WALKERS) == "0\n", "no walk runs")
         self.assert_differ(b=children[0], added=["/tmp/big"], paths=["/tmp"])
 
     def test_many_at_once(self):
