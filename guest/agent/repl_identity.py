@@ -14,13 +14,14 @@
 # Generators that code made itself (random.Random, numpy Generators) go on like
 # those of the machine this one was copied from.
 
+import _random
 import _thread
 
 TOLD_RESEED, TOLD_FORK = 1, 2
 CONFIRMS, HAS_FOREIGN = 1 << 8, 1 << 9  # records.h
 HELPER_STACK = 256 << 10
 
-_environ, _pread, _urandom = os.environ, os.pread, os.urandom
+_environ, _pread, _putenv, _urandom = os.environ, os.pread, os.putenv, os.urandom
 
 
 def seed(size):
@@ -28,7 +29,9 @@ def seed(size):
 
 
 def reseed_random(module):
-    module._inst.seed(seed(32))
+    # What its seed() does, without the half of it that is written in Python.
+    _random.Random.seed(module._inst, seed(32))
+    module._inst.gauss_next = None
 
 
 def reseed_numpy(module):
@@ -79,6 +82,12 @@ def modules_reseed(table):
                 pass
 
 
+def environ_set(name, value):
+    # What os.environ does, in half the time.
+    _putenv(name, value)
+    _environ._data[name] = value
+
+
 def identity_apply(told):
     sequence, flags, number, generation = struct.unpack("<III40s", told)
     if sequence == state.taken:
@@ -86,10 +95,12 @@ def identity_apply(told):
     if flags & TOLD_RESEED:
         modules_reseed(RESEED)
     modules_reseed(RESEED_ALWAYS)
-    fork_module.generation = _environ["RAMET_GENERATION"] = generation.rstrip(b"\0").decode()
+    generation = generation.rstrip(b"\0")
+    environ_set(b"RAMET_GENERATION", generation)
+    fork_module.generation = generation.decode()
     if flags & TOLD_FORK:
         fork_module.index = number - 1
-        _environ["RAMET_FORK_INDEX"] = str(number - 1)
+        environ_set(b"RAMET_FORK_INDEX", b"%d" % (number - 1))
         state.forked = sequence
     state.taken = sequence
 
