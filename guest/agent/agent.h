@@ -14,6 +14,7 @@
 #include "guest/agent/outbox.h"
 #include "guest/agent/reclaim.h"
 #include "guest/agent/repl.h"
+#include "guest/agent/run_files.h"
 #include "guest/agent/shell.h"
 #include "guest/agent/transport.h"
 #include "guest/agent/tree.h"
@@ -41,6 +42,7 @@ struct agent {
 	struct listing listing;
 	struct trees trees;
 	struct identity identity;
+	struct run_files run_files;
 	struct reclaim reclaim;
 	struct inbox in;
 	struct outbox out;

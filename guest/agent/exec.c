@@ -310,6 +310,7 @@ static bool exec_finish(struct agent *agent)
 	exec_answer(agent, x);
 	agent->execs.running = NULL;
 	exec_free(agent, x);
+	run_files_look(agent);
 	reclaim_exec_ended(agent);
 	return true;
 }

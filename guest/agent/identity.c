@@ -27,22 +27,22 @@
 void identity_init(struct agent *agent)
 {
 	agent->identity.hypercall_fd = agent->is_init ? hypercall_open() : -1;
+	agent->identity.random_fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+	run_files_init(agent);
 }
 
 static int entropy_add(const struct agent *agent, const uint8_t *entropy, uint32_t len)
 {
-	cleanup_close int fd = -1;
+	int fd = agent->identity.random_fd, err = 0;
 	union {
 		struct rand_pool_info info;
 		uint8_t room[sizeof(struct rand_pool_info) + ENTROPY_MAX];
 	} pool = { .info = { .entropy_count = (int)len * 8, .buf_size = (int)len } };
-	int err = 0;
 
 	if (!len)
 		return 0;
-	fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
-		return -errno;
+		return -ENODEV;
 	if (!agent->is_init)
 		return write(fd, entropy, len) < 0 ? -errno : 0;
 	memcpy(pool.room + sizeof(struct rand_pool_info), entropy, len);

@@ -15,6 +15,7 @@ struct agent;
 
 struct identity {
 	int hypercall_fd;                 /* to ask the host for the time; -1: cannot */
+	int random_fd;                    /* /dev/urandom */
 	char generation[GENERATION_TEXT]; /* "": not told yet */
 	uint32_t fork_number;             /* 1..n; 0: this guest is no child of a fork */
 	bool pending;                     /* the interpreter has not confirmed yet */

@@ -47,6 +47,7 @@ SOURCE = 1020  # this text
 CONTROL = 1021
 SAVED = {1: 1022, 2: 1023}  # spare copies of the output pipes
 RECORD_MAX = 60000
+READ_USUAL = 8192
 SOURCES_MAX = 1000
 SOURCES_BYTES_MAX = 8 << 20
 EXIT_INTERRUPTED = 2  # guest/protocol.h
@@ -111,8 +112,10 @@ def answer(code, flags):
          *((b"R", result[i:i + RECORD_MAX]) for i in range(0, len(result), RECORD_MAX)))
 
 
-def read_more(data):
-    piece = _read(CONTROL, 1 << 20)
+def read_more(data, size):
+    # The buffer is as large as what is asked for: beyond READ_USUAL it would be
+    # mapped and unmapped each time.
+    piece = _read(CONTROL, min(max(size, READ_USUAL), 1 << 20))
     if not piece:
         raise EOFError
     return data + piece
@@ -122,10 +125,10 @@ def record_read():
     """The next record of the agent's: kind, payload."""
     data, state.received = state.received, b""
     while len(data) < 8:
-        data = read_more(data)
+        data = read_more(data, READ_USUAL)
     end = 8 + struct.unpack_from("<I", data, 4)[0]
     while len(data) < end:
-        data = read_more(data)
+        data = read_more(data, end - len(data))
     state.received = data[end:]
     return data[:1], data[8:end]
 

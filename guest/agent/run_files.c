@@ -5,65 +5,119 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "guest/agent/agent.h"
 #include "guest/agent/util.h"
 
 #define MACHINE_ID_DIGITS 32
+#define PAGE              4096u
+#define COUNT(array)      (sizeof(array) / sizeof((array)[0]))
 
-static int file_make(const char *path, mode_t mode, const char *text)
+static const char *const machine_id_paths[] = { "/etc/machine-id", "/var/lib/dbus/machine-id" };
+
+static void run_file_forget(struct run_file *file)
 {
-	cleanup_close int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-	size_t len = strlen(text);
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = write(fd, text, len);
-	if (n < 0)
-		return -errno;
-	return n == (ssize_t)len ? 0 : -ENOSPC;
+	if (file->page)
+		(void)munmap(file->page, PAGE);
+	file->page = NULL;
+	if (file->fd >= 0)
+		(void)close(file->fd);
+	file->fd = -1;
 }
 
-/* Whoever reads the file sees the old or the new text. */
-static int run_write(const struct agent *agent, const char *name, mode_t mode, const char *text)
+/* Made under another name first: whoever sees it sees its text. */
+static int run_file_make(const struct agent *agent, const char *name, mode_t mode, const char *text)
 {
 	char path[PATH_LENGTH_MAX], temporary[PATH_LENGTH_MAX + 8];
-	int err;
+	size_t len = strlen(text);
+	cleanup_close int fd = -1;
 
 	(void)snprintf(path, sizeof(path), "%.4000s/%s", agent->run_dir, name);
 	(void)snprintf(temporary, sizeof(temporary), "%s.new", path);
-	err = file_make(temporary, mode, text);
-	if (err == -ENOENT && mkdir(agent->run_dir, 0755) == 0)
-		err = file_make(temporary, mode, text);
-	if (err == -EEXIST && unlink(temporary) == 0)
-		err = file_make(temporary, mode, text);
-	if (err)
-		return err;
-	return rename(temporary, path) < 0 ? -errno : 0;
+	if (mkdir(agent->run_dir, 0755) < 0 && errno != EEXIST)
+		return -errno;
+	if (unlink(temporary) < 0 && errno != ENOENT)
+		return -errno;
+	fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, len) != (ssize_t)len)
+		return -ENOSPC;
+	if (rename(temporary, path) < 0)
+		return -errno;
+	return take_fd(&fd);
 }
 
-static int token_write(const struct agent *agent, const uint8_t *token)
+/* In place, as long as nobody removed or cut the file. */
+static int run_file_put(const struct agent *agent, struct run_file *file, const char *name,
+			mode_t mode, const char *text)
 {
+	size_t len = strlen(text);
+	struct stat st;
+	void *page;
+
+	if (file->page && fstat(file->fd, &st) == 0 && st.st_nlink && st.st_size == (off_t)len) {
+		memcpy(file->page, text, len);
+		return 0;
+	}
+	run_file_forget(file);
+	file->fd = run_file_make(agent, name, mode, text);
+	if (file->fd < 0) {
+		int err = file->fd;
+
+		file->fd = -1;
+		return err;
+	}
+	page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file->fd, 0);
+	file->page = page == MAP_FAILED ? NULL : page;
+	return 0;
+}
+
+static int token_write(struct agent *agent, const uint8_t *token)
+{
+	static const char digits[] = "0123456789abcdef";
 	char text[2 * RESEED_TOKEN_SIZE + 2];
 
-	for (size_t i = 0; i < RESEED_TOKEN_SIZE; i++)
-		(void)snprintf(text + 2 * i, 3, "%02x", token[i]);
+	for (size_t i = 0; i < RESEED_TOKEN_SIZE; i++) {
+		text[2 * i] = digits[token[i] >> 4];
+		text[2 * i + 1] = digits[token[i] & 15];
+	}
 	text[2 * RESEED_TOKEN_SIZE] = '\n';
 	text[2 * RESEED_TOKEN_SIZE + 1] = '\0';
-	return run_write(agent, "token", 0600, text);
+	return run_file_put(agent, &agent->run_files.token, "token", 0600, text);
 }
 
-/* An empty one means that none was given yet (machine-id(5)) and stays so. */
+static int generation_write(struct agent *agent)
+{
+	char text[GENERATION_TEXT + 1];
+	size_t len = strlen(agent->identity.generation);
+
+	memcpy(text, agent->identity.generation, len);
+	text[len] = '\n';
+	text[len + 1] = '\0';
+	return run_file_put(agent, &agent->run_files.generation, "generation", 0644, text);
+}
+
+/* ---- machine ids ---- */
+
+/* An empty one means that none was given yet and stays so. */
+static bool machine_id_is_set(const char *path)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= MACHINE_ID_DIGITS;
+}
+
 static int machine_id_write(const struct agent *agent, const char *path)
 {
 	char text[MACHINE_ID_DIGITS + 1];
-	struct stat st;
 	size_t len = 0;
 	cleanup_close int fd = -1;
 
-	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size < MACHINE_ID_DIGITS)
+	if (!machine_id_is_set(path))
 		return 0;
 	for (const char *c = agent->identity.generation; *c && len < MACHINE_ID_DIGITS; c++)
 		if (*c != '-')
@@ -75,33 +129,33 @@ static int machine_id_write(const struct agent *agent, const char *path)
 	return 0;
 }
 
-static int machine_ids_write(const struct agent *agent)
+void run_files_look(struct agent *agent)
 {
-	static const char *const paths[] = { "/etc/machine-id", "/var/lib/dbus/machine-id" };
-	int err = 0;
+	bool seen = false;
 
-	for (size_t i = 0; !err && i < sizeof(paths) / sizeof(paths[0]); i++)
-		err = machine_id_write(agent, paths[i]);
-	return err;
+	for (size_t i = 0; agent->is_init && !seen && i < COUNT(machine_id_paths); i++)
+		seen = machine_id_is_set(machine_id_paths[i]);
+	agent->run_files.machine_ids = seen;
 }
 
-int run_files_write(const struct agent *agent, const uint8_t *token)
+/* ---- all of them ---- */
+
+void run_files_init(struct agent *agent)
 {
-	const struct identity *identity = &agent->identity;
-	char text[GENERATION_TEXT + 1];
+	agent->run_files.generation.fd = agent->run_files.token.fd = -1;
+	run_files_look(agent);
+}
+
+int run_files_write(struct agent *agent, const uint8_t *token)
+{
 	int err;
 
 	if (!agent->run_dir)
 		return 0;
-	(void)snprintf(text, sizeof(text), "%s\n", identity->generation);
-	err = run_write(agent, "generation", 0644, text);
+	err = generation_write(agent);
 	if (!err && token)
 		err = token_write(agent, token);
-	if (!err && identity->fork_number) {
-		(void)snprintf(text, sizeof(text), "%u\n", identity->fork_number - 1);
-		err = run_write(agent, "fork_index", 0644, text);
-	}
-	if (!err && agent->is_init)
-		err = machine_ids_write(agent);
+	for (size_t i = 0; !err && agent->run_files.machine_ids && i < COUNT(machine_id_paths); i++)
+		err = machine_id_write(agent, machine_id_paths[i]);
 	return err;
 }
