@@ -17,14 +17,16 @@
  * boot, cryptomgr.notests and init_on_alloc=0 a tenth of its time; the machine
  * has one processor; RDRAND is real; the initramfs may be larger than half of
  * RAM, which only ramfs allows; free pages may change what they hold
- * (reclaim.h), which init_on_free would not bear. The last line keeps an idle
+ * (reclaim.h), which init_on_free would not bear. Of the security modules only
+ * the one that programs use for themselves is on: the others have no policy here,
+ * and every copy of a guest pays for their code. The last line keeps an idle
  * guest asleep: nine wake-ups a second otherwise, for watchdogs of clocks and
  * processors, pressure averages, statistics and huge pages that a PV guest has
  * not. */
 #define CMDLINE_BASE                                                                               \
 	"console=hvc0 nr_cpus=1 noreplace-smp rodata=off random.trust_cpu=on quiet "               \
 	"cryptomgr.notests init_on_alloc=0 init_on_free=0 panic=-1 rootfstype=ramfs "              \
-	"tsc=reliable nowatchdog psi=0 sysctl.vm.compaction_proactiveness=0 "                      \
+	"tsc=reliable nowatchdog psi=0 lsm=landlock sysctl.vm.compaction_proactiveness=0 "         \
 	"sysctl.vm.stat_interval=10"
 
 /* Where user space can reach the kernel there is nothing for Linux to protect
