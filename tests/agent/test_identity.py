@@ -154,7 +154,8 @@ class Python(IdentityCase):
 
     def test_cryptography_stand_ins(self):
         self.agent.run("import sys, types\nadded = []\nbound = types.SimpleNamespace(\n"
-                       "    lib=types.SimpleNamespace(RAND_add=lambda *a: added.append(len(a[0]))),\n"
+                       "    lib=types.SimpleNamespace(\n"
+                       "        RAND_add=lambda *a: added.append(len(a[0]))),\n"
                        "    ffi=types.SimpleNamespace(from_buffer=bytes))\n"
                        "base = 'cryptography.hazmat.bindings.'\n"
                        "sys.modules[base + '_openssl'] = bound\n"
@@ -207,7 +208,8 @@ class Python(IdentityCase):
 
 class Environment(IdentityCase):
     def test_generation_and_index(self):
-        self.assertEqual(self.value("import os, ramet_fork; (ramet_fork.index, ramet_fork.generation,"
+        self.assertEqual(self.value("import os, ramet_fork\n"
+                                    "(ramet_fork.index, ramet_fork.generation,"
                                     "[k for k in os.environ if k[:6] == 'RAMET_'])"),
                          "(None, None, ['RAMET_RUN_DIR'])")
         self.assertEqual(self.agent.bash("echo $RAMET_FORK_INDEX$RAMET_GENERATION").stdout, "\n")
@@ -317,8 +319,8 @@ class Busy(IdentityCase):
         self.assertEqual(self.value("thread.join(); new"), "[True]")
 
     def test_signal_handlers_between_calls(self):
-        self.agent.run("import random, signal\nrandom.seed(1); before = random.getstate()\nnew = []\n"
-                       "signal.signal(signal.SIGUSR1, "
+        self.agent.run("import random, signal\nrandom.seed(1); before = random.getstate()\n"
+                       "new = []\nsignal.signal(signal.SIGUSR1, "
                        "lambda *_: new.append(random.getstate() != before))")
         self.agent.reseed(flags=PYTHON_TOO)
         os.kill(self.python_pid(), signal.SIGUSR1)
@@ -414,7 +416,8 @@ class Callbacks(IdentityCase):
         self.assertEqual(self.called(), "0 0 0\n")
 
     def test_only_functions_can_be_registered(self):
-        self.assertIn("TypeError", self.agent.run("import ramet_fork; ramet_fork.register(3)").stderr)
+        r = self.agent.run("import ramet_fork; ramet_fork.register(3)")
+        self.assertIn("TypeError", r.stderr)
 
 
 if __name__ == "__main__":

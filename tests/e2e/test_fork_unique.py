@@ -29,7 +29,8 @@ def probe():
             'random in a thread': other[1], 'urandom': os.urandom(16).hex(),
             '/dev/urandom': open('/dev/urandom', 'rb').read(16).hex(),
             '/dev/random': open('/dev/random', 'rb').read(16).hex(),
-            'uuid4': uuid.uuid4().hex, 'uuid1': uuid.uuid1().hex[8:], 'secrets': secrets.token_hex(),
+            'uuid4': uuid.uuid4().hex, 'uuid1': uuid.uuid1().hex[8:],
+            'secrets': secrets.token_hex(),
             'tempfile': tempfile.mktemp(),
             'generation': open('/run/ramet/generation').read().strip(),
             'token': open('/run/ramet/token').read(), 'hostname': os.uname().nodename,
@@ -90,8 +91,8 @@ class DistinctTest(UniqueCase):
             sandbox = self.api.create()
             probes.append(eval(self.value(sandbox, "import os, random, ssl, uuid\n"
                                           "{'r': random.random(), 's': ssl.RAND_bytes(16), "
-                                          "'u': os.urandom(16), 'i': uuid.uuid4(), 't': uuid.uuid1(),"
-                                          " 'g': os.environ['RAMET_GENERATION'],"
+                                          "'u': os.urandom(16), 'i': uuid.uuid4(), "
+                                          "'t': uuid.uuid1(), 'g': os.environ['RAMET_GENERATION'],"
                                           " 'k': open('/run/ramet/token').read()}.__repr__()"),
                                {}, {"UUID": uuid.UUID}))
             self.api.close(sandbox)
@@ -231,7 +232,8 @@ class BusyTest(UniqueCase):
             draws.add(harness.eventually(lambda c=child: draw(c), "the child has drawn"))
         self.assertEqual(len(draws), count)
 
-    PREPARE = ("import hashlib, os, random, ssl, threading, time\nrandom.seed(7); ssl.RAND_bytes(4)\n"
+    PREPARE = ("import hashlib, os, random, ssl, threading, time\n"
+               "random.seed(7); ssl.RAND_bytes(4)\n"
                "def draw():\n"
                "    with open('/tmp/draw.new', 'w') as f: f.write(str(random.random()))\n"
                "    os.rename('/tmp/draw.new', '/tmp/draw')\n")
