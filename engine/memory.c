@@ -373,6 +373,21 @@ static int donor_add(const struct memory_layer *layer, const struct vm *vm, uint
 	return r;
 }
 
+/* Sees to it that a guest that watches a layer waits for nothing in vain. */
+static int layer_introduce(const struct memory_layer *layer, const struct vm *vm, uint32_t number,
+			   uint64_t base, int uffd, struct ramet_err *err)
+{
+	int r = layer->donor ? donor_add(layer, vm, number, base, uffd, err) : -EPIPE;
+
+	if (r != -EPIPE && r != -ECONNRESET)
+		return r;
+	/* The donor is gone. Either nothing is missing any more, or the layer's
+	 * loss, which is just being found out, takes this guest along. */
+	if (!layer->filling)
+		(void)userfault_wake(uffd, base, vm->memory->map->size);
+	return 0;
+}
+
 int frozen_restored(struct vm *vm, const struct control_restored *restored, const int *uffds,
 		    size_t count, struct ramet_err *err)
 {
@@ -391,10 +406,9 @@ int frozen_restored(struct vm *vm, const struct control_restored *restored, cons
 			continue;
 		if (layer->lost)
 			r = err_set(err, EIO, "%s", layer->cause.msg);
-		else if (layer->donor)
-			r = donor_add(layer, vm, (uint32_t)i, restored->base, uffds[next], err);
-		else /* filled meanwhile, and gone: nothing is missing any more */
-			(void)userfault_wake(uffds[next], restored->base, vm->memory->map->size);
+		else
+			r = layer_introduce(layer, vm, (uint32_t)i, restored->base, uffds[next],
+					    err);
 		next++;
 	}
 	memory_unpin(vm);

@@ -12,6 +12,9 @@
 /* More at once only slow each other down. */
 #define STARTING_MAX 32u
 
+/* As many deaths in a row are no accident: others would most likely die as well. */
+#define FAILURES_MAX 3u
+
 /* Nobody waits for these: they take turns with what the guests do. */
 #define STARTING_BACKGROUND_MAX 2u
 
@@ -24,6 +27,7 @@ struct shell {
 };
 
 static void pool_refill(struct pool *pool);
+static void pool_trim(struct pool *pool);
 
 static void shell_free(struct shell *shell)
 {
@@ -104,26 +108,28 @@ static void shell_on_shell(void *arg)
 	pool->idle_count++;
 	pool_hand_out(pool);
 	pool_refill(pool);
+	pool_trim(pool);
 }
 
-/* One that died before it was of use. Whoever waits hears of it: the next one
- * would most likely die as well. */
+/* One that died before it was of use is replaced; its holder waits for that, or
+ * finds fewer than it asked for. */
 static void shell_failed(struct shell *shell, const struct ramet_err *err)
 {
 	struct pool *pool = shell->pool;
 	struct pool_request *request = TAILQ_FIRST(&pool->requests);
-	bool held = shell->request != NULL;
+	struct ramet_err cause = *err;
 
 	log_warn("a shell of %llu MiB failed: %s",
 		 (unsigned long long)(pool->kind.memory_bytes / MIB), err->msg);
 	shell_remove(shell);
 	shell_free(shell);
-	if (held) /* its holder waits for another, or finds fewer than it asked for */
-		pool_refill(pool);
-	else if (request)
-		request_settle(request, err);
-	else
+	if (++pool->failures >= FAILURES_MAX && request) {
+		(void)err_prefix(&cause, "no worker could be made ready for it");
+		request_settle(request, &cause);
+	} else if (pool->failures >= FAILURES_MAX) {
 		pool->level = 0; /* until it is used again */
+	}
+	pool_refill(pool);
 }
 
 static void shell_on_lost(void *arg, const struct ramet_err *err)
@@ -131,7 +137,9 @@ static void shell_on_lost(void *arg, const struct ramet_err *err)
 	struct shell *shell = arg;
 	struct ramet_err cause;
 
-	if (vm_loss(shell->vm, err, &cause))
+	/* Nobody shall get one that is on its way out; of one that was not ready
+	 * yet its end tells why. */
+	if (vm_loss(shell->vm, err, &cause) || shell->ready)
 		shell_failed(shell, &cause);
 }
 
@@ -192,13 +200,24 @@ static void pool_refill(struct pool *pool)
 	if (needed > pool->idle_count)
 		most = STARTING_MAX;
 	while (pool->idle_count + pool->starting_count < wanted && pool->starting_count < most) {
-		if (shell_start(pool, &err) < 0) {
-			log_warn("cannot start a shell: %s", err.msg);
-			pool->level = 0;
-			if (TAILQ_FIRST(&pool->requests) && !pool->starting_count)
-				request_settle(TAILQ_FIRST(&pool->requests), &err);
-			break;
-		}
+		if (shell_start(pool, &err) == 0)
+			continue;
+		log_warn("cannot start a shell: %s", err.msg);
+		pool->level = 0;
+		while (TAILQ_FIRST(&pool->requests) && !pool->starting_count)
+			request_settle(TAILQ_FIRST(&pool->requests), &err);
+		break;
+	}
+}
+
+/* More than its level is only for those who wait. */
+static void pool_trim(struct pool *pool)
+{
+	while (pool->idle_count > pool->level && TAILQ_EMPTY(&pool->requests)) {
+		struct shell *shell = TAILQ_FIRST(&pool->idle);
+
+		shell_remove(shell);
+		shell_free(shell);
 	}
 }
 
@@ -294,6 +313,7 @@ static struct pool *pool_get(struct engine *engine, const struct pool_kind *kind
 		LIST_INSERT_HEAD(&engine->pools, pool, link);
 	}
 	pool->level = engine->limits.pool_size;
+	pool->failures = 0;
 	if (pool->timer)
 		r = sd_event_source_set_time_relative(pool->timer, usec);
 	else
@@ -376,6 +396,7 @@ struct vm *pool_take(struct pool_request *request)
 	if (!shell)
 		return NULL;
 	vm = shell->vm;
+	shell->pool->failures = 0;
 	shell_remove(shell);
 	free(shell);
 	vm_set_owner(vm, NULL, NULL);
@@ -400,12 +421,7 @@ void pool_cancel(struct pool_request *request)
 	}
 	request->pool = NULL;
 	pool_hand_out(pool);
-	/* More than its level is only for those who wait. */
-	while (pool->idle_count > pool->level && TAILQ_EMPTY(&pool->requests)) {
-		shell = TAILQ_FIRST(&pool->idle);
-		shell_remove(shell);
-		shell_free(shell);
-	}
+	pool_trim(pool);
 }
 
 void pool_destroy_all(struct engine *engine)

@@ -28,6 +28,7 @@ struct pool {
 	unsigned int idle_count, starting_count;
 	TAILQ_HEAD(, pool_request) requests; /* that wait, oldest first */
 	unsigned int level;                  /* idle shells to keep */
+	unsigned int failures;               /* shells that died since one was of use */
 	sd_event_source *timer;
 };
 

@@ -91,6 +91,11 @@ _Noreturn void fake_donor_run(struct fake_guest *guest, int layer_fd)
 	donor.layer_fd = layer_fd;
 	if (fake_mode("donor-dies", NULL))
 		crash();
+	if (fake_mode("donor-hangs-up", NULL)) {
+		(void)close(guest->control_fd);
+		(void)poll(NULL, 0, 20 * LOOK_MS); /* its end is heard of later */
+		crash();
+	}
 	for (;;) {
 		struct pollfd wait = { .fd = guest->control_fd, .events = POLLIN };
 		bool waits = fake_mode("donor-dies-filling", NULL) ||

@@ -331,6 +331,8 @@ _Noreturn void fake_guest_shell(int control_fd, int channel_fd, uint64_t ram_byt
 	struct ramet_err err;
 	char once[128];
 
+	if (fake_mode("shell-dies-once", once) && unlink(once) == 0)
+		crash();
 	if (fake_mode("shell-refused", NULL))
 		fake_refuse(guest, CONTROL_SHELL, "no virtual machine");
 	else if (stitch_reserve(&guest->memory, guest->size, &err) == 0)

@@ -4,6 +4,7 @@
  *
  * The file "<its own path>.mode" may say:
  *     shell-refused, restore-refused, pause-refused
+ *     shell-dies-once FILE              SIGILL at CONTROL_SHELL, if FILE can be removed
  *     die-in-restore, die-in-run        SIGILL
  *     die-once-in-run FILE              the same, if FILE can be removed
  *     pause-lies                        wrong byte counts
@@ -11,6 +12,7 @@
  *     bad-ranges, bad-bundle            in CONTROL_PAUSED
  *     uffd-missing                      no descriptors in CONTROL_RESTORED
  *     donor-dies                        at CONTROL_DONATE
+ *     donor-hangs-up                    closes its connection, and dies a little later
  *     donor-dies-filling                when it has been told of two children
  *     donor-waits FILE                  fills only when FILE exists
  *     donor-refuses                     CONTROL_FAILED

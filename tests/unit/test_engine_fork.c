@@ -395,6 +395,59 @@ static void no_shells(void **state)
 	assert_int_equal(run_number(h, parent, "count"), 1);
 }
 
+static void a_shell_that_dies_is_replaced(void **state)
+{
+	struct harness *h = *state;
+	struct sandbox *parent = create_ok(h, "agent");
+	char path[128], mode[160];
+	struct forked forked;
+
+	harness_spin(h, 100); /* the pool has filled */
+	touch(h, "once", path);
+	(void)snprintf(mode, sizeof(mode), "shell-dies-once %s", path);
+	MODE(h, mode);
+	fork_ok(h, parent, 6, &forked); /* more than it has */
+	assert_int_equal(access(path, F_OK), -1);
+}
+
+static void all_that_wait_hear_that_there_are_no_shells(void **state)
+{
+	struct harness *h = *state;
+	struct sandbox *parents[3];
+	struct forked forked[3];
+
+	h->engine->limits.max_sandboxes = 100;
+	for (int i = 0; i < 3; i++)
+		parents[i] = create_ok(h, "agent");
+	harness_spin(h, 100);
+	MODE(h, "shell-refused");
+	for (int i = 0; i < 3; i++)
+		fork_start(parents[i], 4, &forked[i]);
+	for (int i = 0; i < 3; i++) {
+		harness_wait(h, &forked[i].done);
+		assert_words(forked[i].err.msg, "no virtual machine");
+	}
+	MODE(h, NULL);
+	fork_ok(h, parents[0], 4, &forked[0]);
+}
+
+static void shells_that_nobody_waits_for_any_more_go(void **state)
+{
+	struct harness *h = *state;
+	struct sandbox *parent = create_ok(h, "agent");
+	unsigned int ready, starting;
+	struct forked forked;
+
+	fork_start(parent, 7, &forked);
+	close_wait(h, parent);
+	harness_wait(h, &forked.done);
+	do {
+		harness_spin(h, 5);
+		pool_count_all(h->engine, &ready, &starting);
+	} while (starting);
+	assert_in_range(ready, 0, h->engine->limits.pool_size);
+}
+
 static void a_worker_that_never_stops_fails_its_sandbox(void **state)
 {
 	struct harness *h = *state;
@@ -468,6 +521,33 @@ static void a_donor_that_dies_takes_its_family_along(void **state)
 	assert_int_equal(run_number(h, stranger, "count"), 1);
 	close_wait(h, parent);
 	fork_ok(h, stranger, 1, &forked);
+}
+
+/* Between the end of a donor's connection and the report of its death. */
+static void guests_that_come_while_their_donor_dies(void **state)
+{
+	struct harness *h = *state;
+	struct sandbox *family[3] = { create_ok(h, "agent") };
+	struct forked forked;
+
+	(void)run_number(h, family[0], "poke 3 3");
+	MODE(h, "donor-hangs-up");
+	fork_wait(h, family[0], 2, &forked);
+	MODE(h, NULL);
+	assert_int_equal(forked.err.code, 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(forked.children[i].err.code, 0);
+		family[1 + i] = forked.children[i].sandbox;
+	}
+	harness_spin(h, 400);
+	for (int i = 0; i < 3; i++) {
+		struct sandbox_info info;
+
+		sandbox_info(family[i], &info);
+		assert_int_equal(info.state, SANDBOX_FAILED);
+		assert_words(info.reason, "memory that it shares since a fork is lost");
+		close_wait(h, family[i]);
+	}
 }
 
 /* ---- closing meanwhile ---- */
@@ -579,10 +659,14 @@ int main(void)
 		TEST(memory_that_is_spread_too_far),
 		TEST(donors_that_fill_at_the_end_of_the_daemon),
 		TEST(no_shells),
+		TEST(a_shell_that_dies_is_replaced),
+		TEST(all_that_wait_hear_that_there_are_no_shells),
+		TEST(shells_that_nobody_waits_for_any_more_go),
 		TEST(a_worker_that_never_stops_fails_its_sandbox),
 		TEST(a_parent_whose_new_worker_dies_gets_another),
 		TEST(nothing_can_be_restored),
 		TEST(a_donor_that_dies_takes_its_family_along),
+		TEST(guests_that_come_while_their_donor_dies),
 		TEST(closing_the_parent_before_it_stops),
 		TEST(closing_the_parent_at_any_time),
 		TEST(closing_a_child_before_it_is_ready),
