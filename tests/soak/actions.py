@@ -111,8 +111,7 @@ class Actions:
                                    f"{item['error']['message']}")
                 self.world.counts["children lost to kills"] += 1
                 continue
-            children.append(self.world.add(item, parent.family, parent.isolation, held.copy(),
-                                           hold))
+            children.append(self.world.add(item, parent.family, held.copy(), hold))
         return children
 
     def fork_of(self, parent, n, held=None, hold=False):
@@ -165,17 +164,17 @@ class Actions:
             self.world.made(n)
 
     def create(self):
-        isolation = self.random.choice(self.world.isolations)
         begin = time.monotonic()
         try:
             item = self.world.request("POST", "/v1/sandboxes", {
-                "isolation": isolation, "memory_mb": self.random.choice(self.world.memory_mb)})
+                "isolation": self.random.choice(self.world.isolations),
+                "memory_mb": self.random.choice(self.world.memory_mb)})
         except ApiError as error:
             if not self.world.killed_since(begin):
                 raise Mismatch(f"create: {error}") from error
             self.world.counts["creates lost to kills"] += 1
             return True
-        sandbox = self.world.add(item, None, isolation, Model())
+        sandbox = self.world.add(item, None, Model())
         with sandbox.lock:
             try:
                 self.world.run(sandbox, model.GUEST)

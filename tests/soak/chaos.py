@@ -17,7 +17,7 @@ from world import KILLED, ApiError, Mismatch
 
 # What a parent changes before its donor is killed: each MiB is the same.
 ADD_BALLAST = """
-ballast, first = bytearray(40 << 20), os.urandom(1 << 20)
+ballast, first = bytearray({} << 20), os.urandom(1 << 20)
 for at in range(0, len(ballast), 1 << 20):
     ballast[at:at + (1 << 20)] = first
 """
@@ -76,7 +76,7 @@ class Chaos:
                 return
             parent, = picked
             try:
-                self.world.run(parent, ADD_BALLAST)
+                self.world.run(parent, ADD_BALLAST.format(parent.memory_mb // 4 - 40))
                 pid = self.world.workers.pid_of(parent.id)
                 if pid is None:
                     return

@@ -32,6 +32,7 @@ from chaos import Chaos  # noqa: E402
 from world import ApiError, Mismatch, World  # noqa: E402
 
 MEMORY_MB = (320, 512)
+POOL = 3  # idle virtual machines of each kind
 
 
 def client(world, seed, number):
@@ -105,8 +106,9 @@ def warm(world):
                 world.request("DELETE", f"/v1/sandboxes/{other['id']}")
 
     def filled():
-        pool = world.request("GET", "/v1/capacity")["pool"]
-        return not pool["starting"] and pool["ready"]
+        capacity = world.request("GET", "/v1/capacity")
+        shells = POOL * len(world.isolations) * len(world.memory_mb)
+        return capacity["pool"]["ready"] == shells and not capacity["sandboxes"]["total"]
 
     harness.eventually(filled, "the pools are filled")
     return holdings(world.daemon)
@@ -194,7 +196,7 @@ def run_clients(world, options):
 def soak(options, memory_mb=MEMORY_MB):
     """Returns mismatches and leaks."""
     isolations = ("fast", "full") if options.isolation == "mixed" else (options.isolation,)
-    daemon = harness.Daemon(worker="real").start()
+    daemon = harness.Daemon("--pool", str(POOL), worker="real").start()
     try:
         world = World(daemon, options.max_live, isolations, memory_mb)
         print(f"soak: seed {options.seed}, log {daemon.log}", flush=True)

@@ -34,10 +34,11 @@ class Live:
     """A sandbox that exists. Who works with it holds its lock; closing and killing
     need none."""
 
-    def __init__(self, identity, family, isolation, depth, model):
+    def __init__(self, identity, family, isolation, memory_mb, depth, model):
         self.id = identity
         self.family = family  # the id of the sandbox at the root
         self.isolation = isolation
+        self.memory_mb = memory_mb
         self.depth = depth
         self.model = model
         self.lock = threading.Lock()
@@ -146,9 +147,10 @@ class World:
 
     # ---- sandboxes ----
 
-    def add(self, item, family, isolation, model, hold=False):
+    def add(self, item, family, model, hold=False):
         """With `hold` the caller has its lock."""
-        sandbox = Live(item["id"], family or item["id"], isolation, item["depth"], model)
+        sandbox = Live(item["id"], family or item["id"], item["isolation"],
+                       item["memory_mb"], item["depth"], model)
         if hold:
             sandbox.lock.acquire()
         with self.lock:
@@ -248,6 +250,8 @@ class World:
         try:
             item = self.info(sandbox)
         except ApiError as gone:
+            if sandbox.doomed and sandbox.closing and gone.status == 404:
+                return  # who killed it has seen it fail and closed it
             raise Mismatch(f"{sandbox.id}: {error}; then {gone}") from error
         item = self.settled(sandbox, item)
         if item["state"] == "failed" and self.reason_is_known(sandbox, item["reason"]):
