@@ -163,6 +163,8 @@ static int fork_check_room(const struct sandbox *parent, unsigned int count,
 	uint64_t available;
 	int r = sandbox_check_room(engine, count, err);
 
+	if (r == 0 && parent->vm->memory)
+		r = memory_check_served(parent->vm->memory, count + 1, err);
 	if (r < 0)
 		return r;
 	if (more > WORKERS_MAX - engine->vm_count)

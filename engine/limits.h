@@ -45,6 +45,7 @@ struct limits {
 	unsigned int fork_layers;    /* of one guest's memory, <= CONTROL_LAYERS_MAX */
 	unsigned int fork_extents;   /* of one guest's memory */
 	unsigned int fork_gap_pages; /* changed pages this close become one range */
+	unsigned int fork_served;    /* guests that one donor serves, <= DONOR_CHILDREN_MAX */
 	uint64_t fork_child_memory;  /* free host memory that each child needs, bytes */
 	uint64_t fork_deadline;      /* ns from the call until all children answered */
 	uint64_t pause_deadline;     /* ns until a guest took its input and stopped */
@@ -114,6 +115,7 @@ static const struct limits limits_default = {
 	.fork_layers = 16,
 	.fork_extents = 384,
 	.fork_gap_pages = 16,
+	.fork_served = 2048,
 	.fork_child_memory = 4 * (uint64_t)MIB,
 	.fork_deadline = 60 * (uint64_t)SECONDS_NS,
 	.pause_deadline = 5 * (uint64_t)SECONDS_NS,

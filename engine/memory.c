@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/hot.h"
 #include "engine/internal.h"
 #include "engine/memory_layer.h"
 #include "lib/cleanup.h"
@@ -295,6 +296,29 @@ int memory_check(const struct memory *memory, struct ramet_err *err)
 	return 0;
 }
 
+static int layer_check_served(const struct memory_layer *layer, unsigned int more,
+			      struct ramet_err *err)
+{
+	unsigned int most = layer->engine->limits.fork_served;
+	unsigned int there = layer->told + layer->pins;
+
+	if (!layer->filling || (there <= most && more <= most - there))
+		return 0;
+	return err_set(err, EAGAIN,
+		       "memory that is still being copied for an earlier fork is waited for by %u "
+		       "sandboxes, and %u more are above %u (limit fork_served); try again later",
+		       there, more, most);
+}
+
+int memory_check_served(const struct memory *memory, unsigned int more, struct ramet_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < memory->layer_count; i++)
+		r = layer_check_served(memory->layers[i], more, err);
+	return r;
+}
+
 uint64_t memory_resident(const struct memory *memory)
 {
 	uint64_t bytes = 0;
@@ -332,7 +356,7 @@ static uint64_t memory_filling(const struct memory *memory)
 	return filling;
 }
 
-int frozen_restore(struct frozen *frozen, struct vm *vm, struct ramet_err *err)
+int frozen_restore(struct frozen *frozen, struct vm *vm, bool heat, struct ramet_err *err)
 {
 	struct memory *memory = frozen->memory;
 	int fds[CONTROL_LAYERS_MAX];
@@ -348,6 +372,10 @@ int frozen_restore(struct frozen *frozen, struct vm *vm, struct ramet_err *err)
 
 	if (r < 0)
 		return r;
+	if (heat && frozen->hot) {
+		restore.hot = frozen->hot->pages;
+		restore.hot_count = frozen->hot->count;
+	}
 	for (size_t i = 0; i < memory->layer_count; i++)
 		fds[i] = memory->layers[i]->fd;
 	r = worker_restore(vm->worker, &restore, err);
@@ -362,19 +390,23 @@ int frozen_restore(struct frozen *frozen, struct vm *vm, struct ramet_err *err)
 }
 
 /* Tells the donor of layer `number` of a guest's memory of that guest. */
-static int donor_add(const struct memory_layer *layer, const struct vm *vm, uint32_t number,
+static int donor_add(struct memory_layer *layer, const struct vm *vm, uint32_t number,
 		     uint64_t base, int uffd, struct ramet_err *err)
 {
 	cleanup_ranges struct range_list *ranges = NULL;
-	int r = extent_map_layer_ranges(&ranges, vm->memory->map, number, err);
+	int r = layer_check_served(layer, 0, err);
 
 	if (r == 0)
+		r = extent_map_layer_ranges(&ranges, vm->memory->map, number, err);
+	if (r == 0)
 		r = worker_child(layer->donor->worker, vm->number, base, uffd, ranges, err);
+	if (r == 0)
+		layer->told++;
 	return r;
 }
 
 /* Sees to it that a guest that watches a layer waits for nothing in vain. */
-static int layer_introduce(const struct memory_layer *layer, const struct vm *vm, uint32_t number,
+static int layer_introduce(struct memory_layer *layer, const struct vm *vm, uint32_t number,
 			   uint64_t base, int uffd, struct ramet_err *err)
 {
 	int r = layer->donor ? donor_add(layer, vm, number, base, uffd, err) : -EPIPE;

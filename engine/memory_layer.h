@@ -11,6 +11,7 @@ struct memory_layer {
 	int write_fd;      /* for the donor, until it is filled */
 	struct vm *donor;  /* owned, until it is filled and pins are 0 */
 	unsigned int pins; /* restores under way that know it as unfilled */
+	unsigned int told; /* guests that the donor was told of */
 	bool filling;
 	bool lost; /* the donor died too early */
 	struct ramet_err cause;

@@ -38,7 +38,7 @@
 #include "lib/err.h"
 #include "uffd/ranges.h"
 
-#define DONOR_CHILDREN_MAX 4096u
+#define DONOR_CHILDREN_MAX 2048u /* each takes a descriptor */
 #define DONOR_DEMANDED_MAX 4096u
 
 struct donor;

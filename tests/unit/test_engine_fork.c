@@ -285,6 +285,26 @@ static void limits_are_checked_before_anything_is_done(void **state)
 	assert_int_equal(run_number(h, parent, "count"), 1);
 }
 
+static void a_donor_serves_so_many_and_no_more(void **state)
+{
+	struct harness *h = *state;
+	struct sandbox *parent = create_ok(h, "agent");
+	char path[128], mode[160];
+	struct forked forked;
+
+	(void)run_number(h, parent, "poke 3 3");
+	(void)snprintf(mode, sizeof(mode), "donor-waits %s/go", h->dir);
+	MODE(h, mode);
+	h->engine->limits.fork_served = 4;
+	fork_ok(h, parent, 2, &forked);
+	refused(parent, 1, EAGAIN, "fork_served");
+	refused(forked.children[1].sandbox, 1, EAGAIN, "fork_served");
+	touch(h, "go", path);
+	assert_int_equal(run_number(h, parent, "peek 3"), 3); /* which waits for the donor */
+	harness_spin(h, 50);
+	fork_ok(h, parent, 1, &forked);
+}
+
 static void one_fork_at_a_time(void **state)
 {
 	struct harness *h = *state;
@@ -650,6 +670,7 @@ int main(void)
 		TEST(waiting_execs_are_cancelled_in_children),
 		TEST(a_guest_that_reads_nothing_is_not_stopped),
 		TEST(limits_are_checked_before_anything_is_done),
+		TEST(a_donor_serves_so_many_and_no_more),
 		TEST(one_fork_at_a_time),
 		TEST(two_parents_fork_at_once),
 		TEST(a_worker_that_will_not_stop),
