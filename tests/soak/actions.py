@@ -3,7 +3,7 @@ them and their models alike, and compares what it gets with what the models say.
 
 import json
 import time
-from threading import Timer
+from threading import Thread, Timer
 
 import model
 from model import DIRECTORY, LOG, Model
@@ -331,6 +331,50 @@ class Actions:
         self.check_children(children)
         return done
 
+    def action_fork_while_uploading(self):
+        """The parent gets the file; a child has it whole or as it was before."""
+        path = f"{DIRECTORY}/up"
+        seeds = self.seeds(8)
+        failures = []
+
+        def upload(parent):
+            try:
+                self.world.request("PUT", f"/v1/sandboxes/{parent.id}/files?path={path}",
+                                   body=model.content(seeds))
+            except (ApiError, Mismatch) as error:
+                failures.append(error)
+
+        def work(parent):
+            uploading = Thread(target=upload, args=[parent])
+            uploading.start()
+            time.sleep(self.random.uniform(0, 0.03))
+            children = []
+            try:
+                children = self.fork_of(parent, 2, hold=True)
+                for child in children:
+                    self.verify_either(child, path, seeds)
+            finally:
+                for child in children:
+                    child.lock.release()
+                uploading.join()
+            if failures:
+                raise failures[0]
+            parent.model.files[path] = seeds
+            self.verify(parent)
+
+        return self.with_room(2, lambda: self.with_one(work))
+
+    def verify_either(self, child, path, seeds):
+        """With the file `path` as the model has it, or made of `seeds`."""
+        try:
+            text = self.world.run(child, f"print(file_digest({path!r}) if os.path.exists({path!r}) "
+                                         "else '')")
+            if text.strip() == model.digest(seeds):
+                child.model.files[path] = seeds
+            self.verify(child)
+        except ApiError as error:
+            self.world.judge(child, error)
+
     def action_close_during_fork(self):
         n = self.random.choice((1, 3, 6))
         children = []
@@ -400,12 +444,22 @@ class Actions:
         self.verify(parent)
 
     def action_diff(self):
+        with self.world.steady.shared():
+            return self.diff_two()
+
+    def diff_two(self):
         picked = self.world.pick(self.random, 2)
         if not picked:
             return False
         one, two = picked
+        meanwhile = self.random.random()
         try:
-            self.diff(one, two)
+            if meanwhile < 0.2:
+                Timer(self.random.uniform(0, 0.03), self.close_quietly, [two]).start()
+            if meanwhile > 0.7:
+                self.diff_during_fork(one, two)
+            else:
+                self.diff(one, two)
         except ApiError as error:
             # Which of both it was about is for each to tell.
             for sandbox in picked:
@@ -421,6 +475,31 @@ class Actions:
                 sandbox.lock.release()
         return True
 
+    def diff_during_fork(self, one, two):
+        failures = []
+
+        def compare():
+            try:
+                self.diff(one, two)
+            except ApiError as error:
+                if error.code != "sandbox_busy":
+                    failures.append(error)
+            except Mismatch as mismatch:
+                self.world.note(mismatch)
+
+        comparing = Thread(target=compare)
+        comparing.start()
+        try:
+            if self.world.room(1):
+                try:
+                    self.check_children(self.fork_of(one, 1))
+                finally:
+                    self.world.made(1)
+        finally:
+            comparing.join()
+        if failures:
+            raise failures[0]
+
     def diff(self, one, two):
         reply = self.world.post(one, "diff", {"other": two.id, "paths": [DIRECTORY]})
         expected = one.model.file_changes(two.model)
@@ -433,7 +512,8 @@ class Actions:
 # How often each action is chosen.
 WEIGHTS = {
     "change": 16, "append": 4, "upload": 3, "download": 3, "verify": 8, "create": 3, "fork": 9,
-    "fork_deepest": 6, "chain": 3, "fork_many": 1, "fork_while_running": 5, "merge": 4, "diff": 3,
+    "fork_deepest": 6, "chain": 3, "fork_many": 1, "fork_while_running": 5,
+    "fork_while_uploading": 3, "merge": 4, "diff": 3,
     "reclaim": 3, "pause": 3, "close": 7, "close_during_fork": 2, "close_during_work": 2,
 }
 
