@@ -44,7 +44,7 @@ struct jail_config {
  * getrlimit(2), close_range(2). */
 int jail_enter(const struct jail_config *config, struct ramet_err *err);
 
-/* Loads the system call allow-list of vmm/seccomp.c; everything else kills the
+/* Loads the system call allow-list of vmm/filter/generate.c; everything else kills the
  * process (SIGSYS, logged to the audit log where there is one). Arguments that
  * name a process are pinned to the caller, so a child could not use them.
  * Needs no_new_privs, which jail_enter() set. Returns 0 or -errno.

@@ -105,9 +105,8 @@ static int vm_create(struct machine *m, struct ramet_err *err)
 	m->vm_fd = ioctl(m->kvm_fd, KVM_CREATE_VM, 0);
 	if (m->vm_fd < 0)
 		return err_errno(err, errno, "KVM_CREATE_VM");
-	rc = machine_slot_set(m, SLOT_MEMORY, 0, m->mem.size, m->mem.base, 0, err);
-	if (!rc && m->shell)
-		rc = dirty_log_start(m, err);
+	rc = m->shell ? dirty_log_start(m, err)
+		      : machine_slot_set(m, SLOT_MEMORY, 0, m->mem.size, m->mem.base, 0, err);
 	if (!rc)
 		rc = machine_slot_set(m, SLOT_HV, HV_GPA, HV_SIZE, m->hv, 0, err);
 	if (!rc)

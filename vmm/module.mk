@@ -38,3 +38,24 @@ $(SHIM_OBJ): vmm/shim/blob.S $(SHIM_OUT)/software.bin $(SHIM_OUT)/hardware.bin
 	$(Q)$(CC) $(CPPFLAGS) -Wa,-I$(SHIM_OUT) -c -o $@ $<
 
 -include $(wildcard $(SHIM_OUT)/*/*.d)
+
+# The system call filter of workers: compiled from its rules by a program that
+# runs at build time, so that workers only load it.
+FILTER_OUT := $(BUILD)/filter
+FILTER_OBJ := $(BUILD)/obj/vmm/filter/blob.o
+
+$(FILTER_OUT)/generate: $(call objs,vmm/filter/generate.c lib/err.c)
+	@mkdir -p $(@D)
+	$(call say,LD)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lseccomp
+
+$(FILTER_OUT)/filter.bpf: $(FILTER_OUT)/generate
+	$(Q)$< > $@.new && mv $@.new $@
+
+$(FILTER_OBJ): vmm/filter/blob.S $(FILTER_OUT)/filter.bpf
+	@mkdir -p $(@D)
+	$(call say,CC)
+	$(Q)$(CC) $(CPPFLAGS) -Wa,-I$(FILTER_OUT) -c -o $@ $<
+
+# What is not compiled from vmm/*.c but belongs to it.
+VMM_BLOBS := $(SHIM_OBJ) $(FILTER_OBJ)

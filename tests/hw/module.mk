@@ -47,13 +47,13 @@ $(HW_OUT)/init: $(call hw-obj,tests/guest/init.c)
 	$(Q)$(CC) $(HW_CFLAGS) -o $@ $^
 
 # The worker itself, for its --run.
-$(HW_OUT)/ramet-vmm: $(call hw-obj,$(HW_VMM_SRC)) $(SHIM_OBJ)
+$(HW_OUT)/ramet-vmm: $(call hw-obj,$(HW_VMM_SRC)) $(VMM_BLOBS)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)
 
 # Moves a running guest from machine to machine.
-$(HW_OUT)/state-live: $(call hw-obj,$(HW_STATE_SRC)) $(SHIM_OBJ)
+$(HW_OUT)/state-live: $(call hw-obj,$(HW_STATE_SRC)) $(VMM_BLOBS)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(HW_CFLAGS) -Wl,--no-warnings -o $@ $^ $(WORKER_LIBS)

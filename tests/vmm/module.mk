@@ -9,7 +9,7 @@ VMM_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/te
 vmm-test-programs: $(STATE_LIVE)
 test-programs: vmm-test-programs
 
-$(STATE_LIVE): $(call objs,tests/vmm/test_state_live.c $(STATE_LIVE_SRC)) $(SHIM_OBJ)
+$(STATE_LIVE): $(call objs,tests/vmm/test_state_live.c $(STATE_LIVE_SRC)) $(VMM_BLOBS)
 	@mkdir -p $(@D)
 	$(call say,LD)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_LIBS) -lxxhash
