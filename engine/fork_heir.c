@@ -114,7 +114,7 @@ static int heir_restore(struct fork *fork, struct vm *vm, struct ramet_err *err)
 				       heir_on_deadline, fork);
 	if (r < 0)
 		return err_errno(err, -r, "no timer for a fork");
-	return frozen_restore(fork->frozen, vm, err);
+	return frozen_restore(fork->frozen, vm, false, err);
 }
 
 static void heir_on_spare(void *arg, const struct ramet_err *err)

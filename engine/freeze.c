@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "engine/hot.h"
 #include "engine/internal.h"
 #include "lib/cleanup.h"
 #include "lib/clock.h"
@@ -314,6 +315,7 @@ static int freeze_copy(struct freeze *freeze, const struct control_paused *pause
 		return r;
 	}
 	f->handle_count = file_set_handles(&s->files, f->handles);
+	f->hot = hot_ref(s->hot_pages);
 	*frozen = f;
 	return 0;
 }

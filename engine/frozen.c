@@ -7,6 +7,7 @@
 
 #include "engine/agent.h"
 #include "engine/exec.h"
+#include "engine/hot.h"
 #include "engine/memory.h"
 #include "lib/cleanup.h"
 
@@ -93,6 +94,7 @@ void frozen_unref(struct frozen *frozen)
 	if (!frozen || --frozen->refs)
 		return;
 	memory_unref(frozen->memory);
+	hot_unref(frozen->hot);
 	close_fd(&frozen->bundle_fd);
 	agent_snapshot_free(frozen->agent);
 	free(frozen->execs);

@@ -108,6 +108,7 @@ struct sandbox {
 	struct image_waiter awaits;  /* PHASE_TEMPLATE */
 	struct pool_request shell;   /* PHASE_RESERVE */
 	struct frozen *frozen;       /* what it is restored from, until it runs */
+	struct hot *hot_pages;       /* of its template; NULL */
 	struct freeze *freeze;       /* it is being stopped for a fork */
 	struct fork *fork;           /* of which it is the parent */
 
@@ -166,6 +167,8 @@ int sandbox_identify(struct sandbox *sandbox, struct ramet_err *err);
 
 /* From a template: waits for it, takes a shell. engine/sandbox_restore.c */
 int sandbox_create_restored(struct sandbox *sandbox, struct ramet_err *err);
+/* The same once the template is ready. */
+int sandbox_restore_image(struct sandbox *sandbox, struct image *image, struct ramet_err *err);
 /* Runs a copy of `frozen` in the shell `vm`, which it owns from now on; ready
  * when the guest has confirmed its identity. */
 int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *vm,

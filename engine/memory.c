@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/hot.h"
 #include "engine/internal.h"
 #include "engine/memory_layer.h"
 #include "lib/cleanup.h"
@@ -355,7 +356,7 @@ static uint64_t memory_filling(const struct memory *memory)
 	return filling;
 }
 
-int frozen_restore(struct frozen *frozen, struct vm *vm, struct ramet_err *err)
+int frozen_restore(struct frozen *frozen, struct vm *vm, bool heat, struct ramet_err *err)
 {
 	struct memory *memory = frozen->memory;
 	int fds[CONTROL_LAYERS_MAX];
@@ -371,6 +372,10 @@ int frozen_restore(struct frozen *frozen, struct vm *vm, struct ramet_err *err)
 
 	if (r < 0)
 		return r;
+	if (heat && frozen->hot) {
+		restore.hot = frozen->hot->pages;
+		restore.hot_count = frozen->hot->count;
+	}
 	for (size_t i = 0; i < memory->layer_count; i++)
 		fds[i] = memory->layers[i]->fd;
 	r = worker_restore(vm->worker, &restore, err);

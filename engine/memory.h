@@ -16,6 +16,7 @@
 #include "uffd/extent_map.h"
 
 struct memory_layer;
+struct hot;
 
 /* Someone who waits for a layer: `err` is NULL when it is filled and sealed. */
 typedef void (*memory_layer_cb)(void *arg, const struct ramet_err *err);
@@ -69,6 +70,7 @@ bool memory_filled(const struct memory *memory);
 struct frozen {
 	unsigned int refs;
 	struct memory *memory;
+	struct hot *hot; /* see hot.h; NULL: not known */
 	int bundle_fd;
 	uint64_t state_bytes, map_bytes;
 	struct agent_snapshot *agent;
@@ -83,8 +85,9 @@ int frozen_create(struct memory *memory, const void *state, size_t state_bytes,
 struct frozen *frozen_ref(struct frozen *frozen);
 void frozen_unref(struct frozen *frozen); /* NULL is fine */
 
-/* Sends a shell all of it; CONTROL_RESTORED answers. */
-int frozen_restore(struct frozen *frozen, struct vm *vm, struct ramet_err *err);
+/* Sends a shell all of it; CONTROL_RESTORED answers. With `heat` the pages that it
+ * will write to first are copied before it runs. */
+int frozen_restore(struct frozen *frozen, struct vm *vm, bool heat, struct ramet_err *err);
 
 /* To be called with that answer, before anything else is done with it: the
  * donors are told of the new guest. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/hot.h"
 #include "engine/internal.h"
 #include "engine/text.h"
 #include "lib/log.h"
@@ -195,6 +196,7 @@ void sandbox_free(struct sandbox *sandbox)
 	image_cancel(&sandbox->awaits);
 	pool_cancel(&sandbox->shell);
 	frozen_unref(sandbox->frozen);
+	hot_unref(sandbox->hot_pages);
 	sandbox->deadline = sd_event_source_disable_unref(sandbox->deadline);
 	sandbox->step = sd_event_source_disable_unref(sandbox->step);
 	sandbox_free_params(sandbox);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/hot.h"
 #include "engine/internal.h"
 #include "lib/cleanup.h"
 #include "lib/clock.h"
@@ -73,13 +74,14 @@ int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *v
 		    struct ramet_err *err)
 {
 	sandbox->frozen = frozen_ref(frozen);
+	sandbox->hot_pages = hot_ref(frozen->hot);
 	sandbox->vm = vm;
 	sandbox->phase = PHASE_STITCH;
 	sandbox->restored_ns = clock_monotonic_ns();
 	sandbox->timings.reserve_ns = sandbox->restored_ns - sandbox->created_ns;
 	vm_set_owner(vm, &sandbox_running_events, sandbox);
 	log_debug("sandbox %s has worker %s", sandbox->id, vm->name);
-	return frozen_restore(frozen, vm, err);
+	return frozen_restore(frozen, vm, true, err);
 }
 
 static void restore_start(struct sandbox *s)
@@ -112,7 +114,7 @@ static void restore_on_shell(void *arg, const struct ramet_err *err)
 		restore_start(s);
 }
 
-static int restore_reserve(struct sandbox *s, struct image *image, struct ramet_err *err)
+int sandbox_restore_image(struct sandbox *s, struct image *image, struct ramet_err *err)
 {
 	const struct pool_kind kind = { s->memory_bytes, s->isolation, s->plain };
 	int r;
@@ -135,7 +137,7 @@ static void restore_on_image(void *arg, struct image *image, const struct ramet_
 		return;
 	if (err)
 		sandbox_fail(s, err);
-	else if (restore_reserve(s, image, &cause) < 0)
+	else if (sandbox_restore_image(s, image, &cause) < 0)
 		sandbox_fail(s, &cause);
 }
 
@@ -150,7 +152,7 @@ int sandbox_create_restored(struct sandbox *sandbox, struct ramet_err *err)
 	r = image_get(sandbox->engine, sandbox->template_name, &kind, &sandbox->image,
 		      &sandbox->awaits, restore_on_image, sandbox, &image, err);
 	if (r > 0)
-		r = restore_reserve(sandbox, image, err);
+		r = sandbox_restore_image(sandbox, image, err);
 	return r;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "engine/hot.h"
 #include "engine/internal.h"
 #include "lib/clock.h"
 #include "lib/log.h"
@@ -39,6 +40,16 @@ struct image {
 struct frozen *image_frozen(const struct image *image)
 {
 	return image->frozen;
+}
+
+const char *image_name(const struct image *image)
+{
+	return image->name;
+}
+
+const struct pool_kind *image_kind(const struct image *image)
+{
+	return &image->kind;
 }
 
 const char *image_kernel(const struct image *image)
@@ -123,6 +134,8 @@ static void image_on_filled(void *arg, const struct ramet_err *err)
 	image_tell(image, NULL);
 	if (image->stale)
 		image_free(image);
+	else
+		hot_learn(image->engine, image);
 }
 
 static void image_on_frozen(void *arg, struct frozen *frozen, const struct freeze_timings *timings,
@@ -136,6 +149,7 @@ static void image_on_frozen(void *arg, struct frozen *frozen, const struct freez
 		return;
 	}
 	image->frozen = frozen;
+	frozen->hot = hot_create();
 	image_dismiss(image);
 	memory_wait_filled(frozen->memory, image_on_filled, image);
 }

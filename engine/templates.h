@@ -39,6 +39,8 @@ void image_cancel(struct image_waiter *waiter);
 
 struct frozen *image_frozen(const struct image *image);
 const char *image_kernel(const struct image *image);
+const char *image_name(const struct image *image);
+const struct pool_kind *image_kind(const struct image *image);
 
 void image_destroy_all(struct engine *engine);
 

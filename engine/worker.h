@@ -88,6 +88,8 @@ struct worker_restore {
 	uint64_t state_bytes;
 	uint64_t map_bytes;
 	uint64_t filling; /* bit i: layer i still has holes */
+	const struct control_pages *hot;
+	uint32_t hot_count;
 };
 
 /* Requests; descriptors stay the caller's. What the socket does not take now

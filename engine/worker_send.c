@@ -178,11 +178,16 @@ int worker_restore(struct worker *worker, const struct worker_restore *restore,
 		.map_bytes = restore->map_bytes,
 		.layer_count = restore->layer_count,
 		.filling = restore->filling,
+		.hot_count = restore->hot_count,
 	};
 	int fds[1 + CONTROL_LAYERS_MAX] = { restore->bundle_fd };
 
 	if (restore->layer_count > CONTROL_LAYERS_MAX)
 		return err_set(err, EINVAL, "more than %u memory layers", CONTROL_LAYERS_MAX);
+	if (restore->hot_count > CONTROL_HOT_MAX)
+		return err_set(err, EINVAL, "more than %u hot ranges", CONTROL_HOT_MAX);
+	if (restore->hot_count)
+		memcpy(message.hot, restore->hot, restore->hot_count * sizeof(message.hot[0]));
 	memcpy(fds + 1, restore->layer_fds, restore->layer_count * sizeof(fds[0]));
 	return worker_request(worker, WORKER_SHELL, WORKER_SENT_RESTORE, &message, sizeof(message),
 			      fds, 1 + restore->layer_count, err);

@@ -69,6 +69,8 @@ static int restore_check(const struct worker *w, const struct worker_message *me
 		return err_set(err, EPROTO, "restore message with a state of %llu bytes, map %llu",
 			       (unsigned long long)r->state_bytes,
 			       (unsigned long long)r->map_bytes);
+	if (r->hot_count > CONTROL_HOT_MAX)
+		return err_set(err, EPROTO, "restore message with %u hot ranges", r->hot_count);
 	if (w->userfault_device < 0 && r->filling)
 		return err_set(err, EPROTO,
 			       "layers are filling but there is no userfaultfd device");
@@ -123,6 +125,21 @@ static int memory_restore(struct worker *w, const struct worker_message *message
 	return control_reply(w, &reply, sizeof(reply), uffds, count);
 }
 
+/* Only a matter of time: what cannot be done now is done when the guest writes. */
+static void memory_heat(struct worker *w, const struct control_restore *r)
+{
+	uint64_t pages = w->machine.mem.size / PAGE_SIZE;
+
+	for (uint32_t i = 0; i < r->hot_count; i++) {
+		uint64_t first = r->hot[i].first, count = r->hot[i].count;
+
+		if (first >= pages || count > pages - first)
+			continue;
+		(void)madvise(w->machine.mem.base + first * PAGE_SIZE, count * PAGE_SIZE,
+			      MADV_POPULATE_WRITE);
+	}
+}
+
 int handle_restore(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
 	const struct control_restore *r = &message->u.restore;
@@ -138,6 +155,8 @@ int handle_restore(struct worker *w, struct worker_message *message, struct rame
 	if (!rc)
 		rc = memory_restore(w, message, bundle + r->state_bytes, err);
 	/* From here on guest memory may have to come from donors. */
+	if (!rc)
+		memory_heat(w, r);
 	if (!rc)
 		rc = state_apply(&w->machine, bundle, r->state_bytes, err);
 	if (!rc)

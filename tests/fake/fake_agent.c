@@ -154,7 +154,7 @@ static bool exec_guest(struct fake_agent *agent, struct fake_exec *exec)
 		(void)snprintf(text, sizeof(text), "%u %u", agent->fork_number,
 			       agent->reseed_flags & RESEED_PYTHON);
 	else
-		return !strcmp(exec->code, "pass");
+		return !strcmp(exec->code, "pass") || !strcmp(exec->code, "1");
 	output(agent, exec->id, OUTPUT_STDOUT, text, strlen(text));
 	return true;
 }

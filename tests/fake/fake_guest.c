@@ -62,6 +62,8 @@ _Noreturn static void crash(void)
 	__builtin_trap();
 }
 
+#define HOT_PAGE 9u
+
 /* ---- memory ---- */
 
 static void guest_mark(struct fake_guest *guest, uint64_t page)
@@ -214,10 +216,14 @@ union guest_message {
 };
 
 /* Answers CONTROL_STATS, and marks the pages in the file. */
-static void guest_stats(const struct fake_guest *guest, const int *fds, size_t nfds)
+static void guest_stats(struct fake_guest *guest, const int *fds, size_t nfds)
 {
-	struct control_stats stats = { .header = { CONTROL_VERSION, CONTROL_STATS_REPLY },
-				       .dirty_pages = guest->dirty_count };
+	struct control_stats stats = { .header = { CONTROL_VERSION, CONTROL_STATS_REPLY } };
+	char path[128];
+
+	if (fake_mode("hot-page", path))
+		guest_mark(guest, HOT_PAGE);
+	stats.dirty_pages = guest->dirty_count;
 
 	if (fake_mode("stats-die", NULL))
 		crash();
@@ -293,6 +299,19 @@ _Noreturn void fake_guest_boot(int control_fd, int channel_fd, uint64_t ram_byte
 	_exit(0);
 }
 
+/* Leaves a file when it is told of the page that guest_stats() made up. */
+static void guest_heat(const struct control_restore *restore)
+{
+	char path[128];
+
+	if (!fake_mode("hot-page", path))
+		return;
+	for (uint32_t i = 0; i < restore->hot_count; i++)
+		if (restore->hot[i].first <= HOT_PAGE &&
+		    HOT_PAGE - restore->hot[i].first < restore->hot[i].count)
+			(void)close(open(path, O_WRONLY | O_CREAT, 0600));
+}
+
 /* Maps the memory, and answers with an eventfd for each filling layer. */
 static void guest_stitch(struct fake_guest *guest, const struct control_restore *restore,
 			 const uint8_t *map_bytes, const int *fds)
@@ -312,6 +331,7 @@ static void guest_stitch(struct fake_guest *guest, const struct control_restore 
 	for (uint32_t i = 0; i < restore->layer_count; i++)
 		if (restore->filling >> i & 1)
 			waits[count++] = guest->filled_fds[i] = eventfd(0, EFD_CLOEXEC);
+	guest_heat(restore);
 	if (fake_mode("uffd-missing", NULL))
 		count = 0;
 	restored.base = (uint64_t)(uintptr_t)guest->memory;

@@ -173,6 +173,40 @@ static void unused_templates_go_beyond_the_limit(void **state)
 	assert_int_equal(run_number(h, sandbox, "count"), 1);
 }
 
+/* ---- hot pages ---- */
+
+static void copies_are_told_what_the_first_one_wrote_to(void **state)
+{
+	struct harness *h = *state;
+	char path[128], mode[160];
+
+	(void)snprintf(path, sizeof(path), "%s/hot", h->dir);
+	(void)snprintf(mode, sizeof(mode), "hot-page %s", path);
+	harness_worker_mode(h, mode);
+	harness_template(h, "fake", "agent");
+	for (int i = 0; i < 50 && access(path, F_OK) < 0; i++) {
+		struct created created;
+
+		create_start(h, &created);
+		harness_wait(h, &created.done);
+		assert_non_null(created.sandbox);
+		harness_spin(h, 10);
+	}
+	assert_int_equal(access(path, F_OK), 0);
+}
+
+static void a_copy_that_dies_while_it_is_watched_harms_nobody(void **state)
+{
+	struct harness *h = *state;
+	struct sandbox *sandbox;
+
+	harness_worker_mode(h, "stats-die");
+	sandbox = create_ok(h, "agent");
+	harness_spin(h, 200);
+	assert_int_equal(run_number(h, sandbox, "count"), 1);
+	(void)create_ok(h, "agent");
+}
+
 /* ---- the pool ---- */
 
 static void the_pool_refills_when_nobody_waits(void **state)
@@ -243,6 +277,8 @@ int main(void)
 		TEST(changed_files_make_another_template),
 		TEST(a_template_that_fails_tells_all_and_can_be_tried_again),
 		TEST(a_template_that_cannot_be_frozen_fails),
+		TEST(copies_are_told_what_the_first_one_wrote_to),
+		TEST(a_copy_that_dies_while_it_is_watched_harms_nobody),
 		TEST(a_template_whose_builder_dies_while_it_donates_fails),
 		TEST(closing_while_the_template_is_built),
 		TEST(a_worker_that_cannot_restore_fails_its_sandbox_alone),

@@ -1,0 +1,221 @@
+/* Hot pages: see hot.h. A copy of the template that nobody can find runs one call,
+ * and its worker tells what it wrote to until then. */
+#include "engine/hot.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "engine/internal.h"
+#include "lib/cleanup.h"
+#include "lib/log.h"
+#include "vmm/layout.h"
+
+struct lesson {
+	struct worker_stats stats;
+	struct hot *hot;
+	struct engine *engine;
+	char copy[SANDBOX_ID_MAX]; /* "": not there */
+	uint64_t memory_bytes;     /* of the guest, with what belongs to the machine */
+	int bitmap_fd;
+};
+
+struct hot *hot_create(void)
+{
+	struct hot *hot = calloc(1, sizeof(*hot));
+
+	if (hot)
+		hot->refs = 1;
+	return hot;
+}
+
+struct hot *hot_ref(struct hot *hot)
+{
+	if (hot)
+		hot->refs++;
+	return hot;
+}
+
+void hot_unref(struct hot *hot)
+{
+	if (hot && --hot->refs == 0)
+		free(hot);
+}
+
+/* NULL when it has ended. */
+static struct sandbox *lesson_copy(const struct lesson *lesson)
+{
+	struct sandbox *s;
+
+	TAILQ_FOREACH(s, &lesson->engine->builders, link)
+	if (!strcmp(s->id, lesson->copy))
+		return s;
+	return NULL;
+}
+
+static void lesson_end(struct lesson *lesson, const struct ramet_err *err)
+{
+	struct sandbox *copy = lesson_copy(lesson);
+
+	if (err)
+		log_debug("the hot pages of a template are not known: %s", err->msg);
+	worker_stats_cancel(&lesson->stats);
+	hot_unref(lesson->hot);
+	close_fd(&lesson->bitmap_fd);
+	free(lesson);
+	if (copy)
+		(void)sandbox_close(copy, NULL, NULL, NULL);
+}
+
+static int lesson_read(struct lesson *lesson, struct ramet_err *err)
+{
+	const struct range_policy policy = { .gap = 0, .max = CONTROL_HOT_MAX };
+	size_t bytes = lesson->memory_bytes / PAGE_SIZE / 8;
+	cleanup_free uint64_t *bitmap = malloc(bytes);
+	cleanup_ranges struct range_list *ranges = NULL;
+	struct hot *hot = lesson->hot;
+	uint64_t pages = 0;
+	int r;
+
+	if (!bitmap)
+		return err_set(err, ENOMEM, "no memory for a bitmap");
+	if (pread(lesson->bitmap_fd, bitmap, bytes, 0) != (ssize_t)bytes)
+		return err_set(err, EIO, "cannot read the bitmap of a worker");
+	r = ranges_from_bitmap(&ranges, bitmap, lesson->memory_bytes, &policy, &pages, err);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < ranges->count; i++) {
+		const struct range *range = &ranges->ranges[i];
+
+		hot->pages[i].first = (uint32_t)(range->start / PAGE_SIZE);
+		hot->pages[i].count = (uint32_t)((range->end - range->start) / PAGE_SIZE);
+	}
+	hot->count = (uint32_t)ranges->count;
+	log_debug("a template has %llu hot pages in %u ranges", (unsigned long long)pages,
+		  hot->count);
+	return 0;
+}
+
+static void lesson_counted(struct worker_stats *request, const struct control_stats *stats,
+			   const struct ramet_err *err)
+{
+	struct lesson *lesson = (void *)((char *)request - offsetof(struct lesson, stats));
+	struct ramet_err cause;
+
+	if (err) {
+		lesson_end(lesson, err);
+		return;
+	}
+	if (stats->dirty_pages == UINT64_MAX)
+		(void)err_set(&cause, EIO, "its worker does not know");
+	else if (lesson_read(lesson, &cause) == 0)
+		cause.code = 0;
+	lesson_end(lesson, cause.code ? &cause : NULL);
+}
+
+static void lesson_output(void *arg, int stream, uint64_t time_ns, const char *data, size_t len)
+{
+	(void)arg;
+	(void)stream;
+	(void)time_ns;
+	(void)data;
+	(void)len; /* what it prints needs no credit */
+}
+
+static void lesson_ran(void *arg, const struct exec_exit *result, const struct ramet_err *err)
+{
+	struct lesson *lesson = arg;
+	struct sandbox *copy = lesson_copy(lesson);
+	struct ramet_err cause;
+	int r;
+
+	(void)result;
+	if (err) {
+		lesson_end(lesson, err);
+		return;
+	}
+	lesson->stats.done = lesson_counted;
+	if (copy && copy->vm)
+		r = worker_ask_stats(copy->vm->worker, &lesson->stats, lesson->bitmap_fd, &cause);
+	else
+		r = err_set(&cause, ECANCELED, "the copy has ended");
+	if (r < 0)
+		lesson_end(lesson, &cause);
+}
+
+static void lesson_ready(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
+{
+	static const struct exec_callbacks callbacks = { .output = lesson_output,
+							 .done = lesson_ran };
+	static const struct exec_params params = { .language = EXEC_PYTHON,
+						   .code = "1",
+						   .code_length = 1 };
+	struct lesson *lesson = arg;
+	struct ramet_err cause;
+	struct exec *exec;
+
+	if (err) {
+		lesson->copy[0] = '\0'; /* it ends by itself */
+		lesson_end(lesson, err);
+	} else if (sandbox_exec(sandbox, &params, &callbacks, lesson, &exec, &cause) < 0) {
+		lesson_end(lesson, &cause);
+	}
+}
+
+/* The sandbox is listed with the builders from here on. */
+static int lesson_begin(struct lesson *lesson, struct sandbox *s, struct image *image,
+			struct ramet_err *err)
+{
+	const struct pool_kind *kind = image_kind(image);
+	int r;
+
+	s->template_name = strdup(image_name(image));
+	s->memory_bytes = kind->memory_bytes;
+	s->isolation = kind->isolation;
+	s->plain = kind->plain;
+	s->builder = true;
+	if (!s->template_name)
+		return err_set(err, ENOMEM, "no memory for a template");
+	r = sandbox_enlist(s, lesson_ready, lesson, err);
+	if (r < 0)
+		return r;
+	r = sandbox_set_ready_deadline(s, s->engine->limits.boot_deadline, err);
+	if (r == 0)
+		r = sandbox_restore_image(s, image, err);
+	if (r < 0)
+		TAILQ_REMOVE(&s->engine->builders, s, link);
+	return r;
+}
+
+void hot_learn(struct engine *engine, struct image *image)
+{
+	struct lesson *lesson = calloc(1, sizeof(*lesson));
+	struct sandbox *s = sandbox_alloc(engine, NULL);
+	struct ramet_err err;
+	int r = -ENOMEM;
+
+	if (!lesson || !s || !image_frozen(image)->hot) {
+		free(lesson);
+		if (s)
+			sandbox_free(s);
+		return;
+	}
+	lesson->engine = engine;
+	lesson->hot = hot_ref(image_frozen(image)->hot);
+	lesson->memory_bytes = guest_memory_bytes(image_kind(image)->memory_bytes);
+	lesson->bitmap_fd = memfd_create("ramet-hot", MFD_CLOEXEC);
+	if (lesson->bitmap_fd < 0 ||
+	    ftruncate(lesson->bitmap_fd, (off_t)(lesson->memory_bytes / PAGE_SIZE / 8)) < 0)
+		(void)err_errno(&err, errno, "cannot make a file for a bitmap");
+	else
+		r = lesson_begin(lesson, s, image, &err);
+	if (r < 0) {
+		sandbox_free(s);
+		lesson_end(lesson, &err);
+		return;
+	}
+	memcpy(lesson->copy, s->id, sizeof(lesson->copy));
+}
