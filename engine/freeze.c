@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "engine/fork.h"
 #include "engine/hot.h"
 #include "engine/internal.h"
 #include "lib/cleanup.h"
@@ -19,6 +20,10 @@
 /* Ranges that one fork adds at most, where the limit of extents has room. */
 #define RANGES_LEAST 16u
 #define RANGES_MOST  64u
+
+/* Each child maps each range, but the pages between are copied once. */
+#define CHILDREN_MANY 8u
+#define RANGES_FEW    32u
 
 /* An image has fewer: every guest there ever is maps each of them, and the zero
  * pages between cost memory once. */
@@ -121,6 +126,11 @@ static bool freeze_gathers(const struct sandbox *s)
 		memory->map->count + 2 * RANGES_MOST >= limits->fork_extents);
 }
 
+static size_t freeze_ranges_most(const struct sandbox *s)
+{
+	return s->fork && s->fork->count >= CHILDREN_MANY ? RANGES_FEW : RANGES_MOST;
+}
+
 static void freeze_pause(struct freeze *freeze)
 {
 	struct sandbox *s = freeze->sandbox;
@@ -128,6 +138,7 @@ static void freeze_pause(struct freeze *freeze)
 	const struct memory *memory = s->vm->memory;
 	size_t used = memory ? memory->map->count : 1;
 	size_t room = limits->fork_extents > used ? (limits->fork_extents - used) / 2 : 0;
+	size_t most = freeze_ranges_most(s);
 	struct control_pause pause = { .gap_pages = limits->fork_gap_pages };
 	struct ramet_err err;
 	int r = 0;
@@ -140,11 +151,11 @@ static void freeze_pause(struct freeze *freeze)
 	}
 	if (memory && freeze_gathers(s)) {
 		pause.keep_layers = 1;
-		room = RANGES_MOST; /* in the place of what it gathers */
+		room = most; /* in the place of what it gathers */
 	}
-	pause.ranges_max = room < RANGES_LEAST  ? RANGES_LEAST
-			   : room > RANGES_MOST ? RANGES_MOST
-						: (uint32_t)room;
+	if (room > most)
+		room = most;
+	pause.ranges_max = room < RANGES_LEAST ? RANGES_LEAST : (uint32_t)room;
 	freeze->timings.quiesce_ns = clock_monotonic_ns() - freeze->start_ns;
 	freeze->bundle_fd = memfd_create("ramet-pause", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (freeze->bundle_fd < 0 || ftruncate(freeze->bundle_fd, CONTROL_BUNDLE_MAX) < 0 ||
