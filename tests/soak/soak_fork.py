@@ -2,7 +2,7 @@
 """Forks for a long time, at random, against an oracle.
 
 usage: soak_fork.py [--seconds N] [--seed N] [--isolation fast|full|mixed]
-                    [--max-live N] [--clients N] [--no-kills]
+                    [--max-live N] [--clients N] [--kill-every SECONDS]
 
 Clients create, change, fork, merge, pause, compare and close sandboxes at once,
 and kill their workers. Everything that a sandbox holds is compared with a model
@@ -61,10 +61,10 @@ def client(world, seed, number):
             world.stop.wait(0.02)  # nobody to do it with
 
 
-def killer(world, seed):
+def killer(world, seed, every):
     random = Random(f"{seed}-kills")
     chaos = Chaos(world, Actions(world, random))
-    while not world.stop.wait(random.uniform(1.0, 4.0)):
+    while not world.stop.wait(random.uniform(0.4, 1.6) * every):
         try:
             chaos.run_once()
         except (Mismatch, ApiError) as error:
@@ -171,7 +171,7 @@ def parse(arguments):
     parser.add_argument("--isolation", choices=("fast", "full", "mixed"), default="mixed")
     parser.add_argument("--max-live", type=int, default=40)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--no-kills", action="store_true")
+    parser.add_argument("--kill-every", type=float, default=2.5, help="0: never")
     return parser.parse_args(arguments)
 
 
@@ -180,8 +180,9 @@ def run_clients(world, options):
     begin = time.monotonic()
     threads = [threading.Thread(target=client, args=(world, options.seed, number), daemon=True)
                for number in range(options.clients)]
-    if not options.no_kills:
-        threads.append(threading.Thread(target=killer, args=(world, options.seed), daemon=True))
+    if options.kill_every:
+        threads.append(threading.Thread(
+            target=killer, args=(world, options.seed, options.kill_every), daemon=True))
     for thread in threads:
         thread.start()
     world.stop.wait(options.seconds)
