@@ -1,9 +1,12 @@
 /* Hot pages: see hot.h. A copy of the template that nobody can find runs one call,
- * and its worker tells what it wrote to until then. */
+ * and its worker tells what it wrote to until then. What it looked at is in the
+ * worker's page tables (proc_pid_pagemap(5)). */
 #include "engine/hot.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,6 +16,9 @@
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "vmm/layout.h"
+
+/* Neighbours cost little. */
+#define SEEN_GAP (8 * (uint64_t)PAGE_SIZE)
 
 struct lesson {
 	struct worker_stats stats;
@@ -70,33 +76,85 @@ static void lesson_end(struct lesson *lesson, const struct ramet_err *err)
 		(void)sandbox_close(copy, NULL, NULL, NULL);
 }
 
-static int lesson_read(struct lesson *lesson, struct ramet_err *err)
+/* Stores the pages of a bitmap, with gaps where there are too many ranges. */
+static int pages_collect(const uint64_t *bitmap, uint64_t bytes, uint64_t gap,
+			 struct control_pages *pages, uint32_t *count, struct ramet_err *err)
 {
-	const struct range_policy policy = { .gap = 0, .max = CONTROL_HOT_MAX };
-	size_t bytes = lesson->memory_bytes / PAGE_SIZE / 8;
-	cleanup_free uint64_t *bitmap = malloc(bytes);
+	const struct range_policy policy = { .gap = gap, .max = CONTROL_HOT_MAX };
 	cleanup_ranges struct range_list *ranges = NULL;
-	struct hot *hot = lesson->hot;
-	uint64_t pages = 0;
-	int r;
+	int r = ranges_from_bitmap(&ranges, bitmap, bytes, &policy, NULL, err);
 
-	if (!bitmap)
-		return err_set(err, ENOMEM, "no memory for a bitmap");
-	if (pread(lesson->bitmap_fd, bitmap, bytes, 0) != (ssize_t)bytes)
-		return err_set(err, EIO, "cannot read the bitmap of a worker");
-	r = ranges_from_bitmap(&ranges, bitmap, lesson->memory_bytes, &policy, &pages, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < ranges->count; i++) {
 		const struct range *range = &ranges->ranges[i];
 
-		hot->pages[i].first = (uint32_t)(range->start / PAGE_SIZE);
-		hot->pages[i].count = (uint32_t)((range->end - range->start) / PAGE_SIZE);
+		pages[i].first = (uint32_t)(range->start / PAGE_SIZE);
+		pages[i].count = (uint32_t)((range->end - range->start) / PAGE_SIZE);
 	}
-	hot->count = (uint32_t)ranges->count;
-	log_debug("a template has %llu hot pages in %u ranges", (unsigned long long)pages,
-		  hot->count);
+	*count = (uint32_t)ranges->count;
 	return 0;
+}
+
+static int written_read(const struct lesson *lesson, uint64_t *bitmap, struct ramet_err *err)
+{
+	size_t bytes = lesson->memory_bytes / PAGE_SIZE / 8;
+
+	if (pread(lesson->bitmap_fd, bitmap, bytes, 0) != (ssize_t)bytes)
+		return err_set(err, EIO, "cannot read the bitmap of a worker");
+	return 0;
+}
+
+/* Pages that the worker has mapped. The kernel maps some of a file's neighbours
+ * along with one that is needed: these are cheap for it, and likely next. */
+static int seen_read(const struct lesson *lesson, const struct vm *vm, uint64_t *bitmap,
+		     struct ramet_err *err)
+{
+	uint64_t pages = lesson->memory_bytes / PAGE_SIZE, entries[512];
+	cleanup_close int fd = -1;
+	char path[64];
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/pagemap", vm->pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, errno, "cannot open %s", path);
+	memset(bitmap, 0, pages / 8);
+	for (uint64_t page = 0; page < pages; page++) {
+		size_t i = page % 512;
+
+		if (i == 0 && pread(fd, entries, sizeof(entries),
+				    (off_t)((vm->memory_at / PAGE_SIZE + page) * 8)) !=
+				      (ssize_t)sizeof(entries))
+			return err_set(err, EIO, "cannot read %s", path);
+		if (entries[i] >> 63)
+			bitmap[page / 64] |= (uint64_t)1 << (page % 64);
+	}
+	return 0;
+}
+
+static int lesson_read(struct lesson *lesson, struct ramet_err *err)
+{
+	uint64_t bytes = lesson->memory_bytes;
+	cleanup_free uint64_t *bitmap = calloc(bytes / PAGE_SIZE / 64 + 1, sizeof(*bitmap));
+	const struct sandbox *copy = lesson_copy(lesson);
+	struct hot *hot = lesson->hot;
+	int r;
+
+	if (!bitmap)
+		return err_set(err, ENOMEM, "no memory for a bitmap");
+	if (!copy || !copy->vm || !copy->vm->alive)
+		return err_set(err, ECANCELED, "the copy has ended");
+	r = written_read(lesson, bitmap, err);
+	if (r == 0)
+		r = pages_collect(bitmap, bytes, 0, hot->pages, &hot->count, err);
+	if (r == 0)
+		r = seen_read(lesson, copy->vm, bitmap, err);
+	if (r == 0)
+		r = pages_collect(bitmap, bytes, SEEN_GAP, hot->seen, &hot->seen_count, err);
+	if (r == 0)
+		log_debug("a template has hot pages in %u ranges, and looks at %u", hot->count,
+			  hot->seen_count);
+	return r;
 }
 
 static void lesson_counted(struct worker_stats *request, const struct control_stats *stats,

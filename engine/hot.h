@@ -1,6 +1,6 @@
-/* The hot pages of a template: those that each of its copies writes to as soon as
- * it runs, for its kernel, its agent and its interpreter. A copy of a copy still
- * does. Learned once, from a copy made for that. */
+/* The hot pages of a template: those that each of its copies needs as soon as it
+ * runs, for its kernel, its agent and its interpreter. A copy of a copy still does.
+ * Learned once, from a copy made for that. */
 #ifndef RAMET_ENGINE_HOT_H
 #define RAMET_ENGINE_HOT_H
 
@@ -14,7 +14,9 @@ struct image;
 struct hot {
 	unsigned int refs;
 	uint32_t count; /* 0: not learned (yet) */
-	struct control_pages pages[CONTROL_HOT_MAX];
+	uint32_t seen_count;
+	struct control_pages pages[CONTROL_HOT_MAX]; /* that it wrote to */
+	struct control_pages seen[CONTROL_HOT_MAX];  /* and all that it looked at */
 };
 
 /* NULL without memory, which costs time only. */

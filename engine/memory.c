@@ -356,6 +356,25 @@ static uint64_t memory_filling(const struct memory *memory)
 	return filling;
 }
 
+int frozen_give_base(const struct frozen *frozen, struct vm *vm, struct ramet_err *err)
+{
+	const struct memory *memory = frozen->memory;
+	struct worker_base base = {
+		.bundle_fd = frozen->bundle_fd,
+		.layer_fd = memory->layers[0]->fd,
+		.map_at = frozen->state_bytes,
+		.map_bytes = frozen->map_bytes,
+	};
+
+	if (memory->layer_count != 1 || memory->layers[0]->filling)
+		return err_set(err, EINVAL, "this memory is no image");
+	if (frozen->hot) {
+		base.hot = frozen->hot->seen;
+		base.hot_count = frozen->hot->seen_count;
+	}
+	return worker_base(vm->worker, &base, err);
+}
+
 int frozen_restore(struct frozen *frozen, struct vm *vm, bool heat, struct ramet_err *err)
 {
 	struct memory *memory = frozen->memory;
@@ -426,6 +445,8 @@ int frozen_restored(struct vm *vm, const struct control_restored *restored, cons
 	unsigned int wanted = (unsigned int)__builtin_popcountll(vm->pinned);
 	size_t next = 0;
 	int r = 0;
+
+	vm->memory_at = restored->base;
 
 	/* One descriptor for each layer that is being filled, in their order. */
 	if (count != wanted)

@@ -89,6 +89,10 @@ void frozen_unref(struct frozen *frozen); /* NULL is fine */
  * will write to first are copied before it runs. */
 int frozen_restore(struct frozen *frozen, struct vm *vm, bool heat, struct ramet_err *err);
 
+/* Sends a shell the image that `frozen` is of, a template's; it is a shell again
+ * afterwards. -EINVAL: not an image of its own. */
+int frozen_give_base(const struct frozen *frozen, struct vm *vm, struct ramet_err *err);
+
 /* To be called with that answer, before anything else is done with it: the
  * donors are told of the new guest. */
 int frozen_restored(struct vm *vm, const struct control_restored *restored, const int *uffds,

@@ -24,6 +24,7 @@ struct shell {
 	struct vm *vm;
 	struct pool_request *request; /* that holds it */
 	bool ready;
+	bool based; /* has the image of its pool, or does without */
 };
 
 static void pool_refill(struct pool *pool);
@@ -101,7 +102,14 @@ static void shell_on_shell(void *arg)
 {
 	struct shell *shell = arg;
 	struct pool *pool = shell->pool;
+	struct ramet_err err;
 
+	if (pool->base && !shell->based && TAILQ_EMPTY(&pool->requests)) {
+		shell->based = true;
+		if (frozen_give_base(pool->base, shell->vm, &err) < 0)
+			vm_fail(shell->vm, &err);
+		return;
+	}
 	shell_remove(shell);
 	shell->ready = true;
 	TAILQ_INSERT_TAIL(&pool->idle, shell, link);
@@ -334,6 +342,29 @@ void pool_touch(struct engine *engine, const struct pool_kind *kind)
 		pool_refill(pool);
 }
 
+void pool_set_base(struct engine *engine, const struct pool_kind *kind, struct frozen *frozen)
+{
+	struct pool *pool = pool_get(engine, kind);
+
+	if (!pool || pool->base == frozen)
+		return;
+	frozen_unref(pool->base);
+	pool->base = frozen_ref(frozen);
+}
+
+void pool_drop_base(struct engine *engine, const struct frozen *frozen)
+{
+	struct pool *pool;
+
+	LIST_FOREACH(pool, &engine->pools, link)
+	{
+		if (!frozen || pool->base != frozen)
+			continue;
+		frozen_unref(pool->base);
+		pool->base = NULL;
+	}
+}
+
 unsigned int pool_ready(const struct engine *engine, const struct pool_kind *kind)
 {
 	const struct pool *pool = pool_find(engine, kind);
@@ -435,6 +466,7 @@ void pool_destroy_all(struct engine *engine)
 		shells_free(&pool->idle);
 		shells_free(&pool->starting);
 		pool->timer = sd_event_source_disable_unref(pool->timer);
+		frozen_unref(pool->base);
 		free(pool);
 	}
 }

@@ -9,6 +9,7 @@
 #include "engine/vm.h"
 
 struct shell;
+struct frozen;
 TAILQ_HEAD(shell_list, shell);
 
 struct pool_kind {
@@ -28,6 +29,7 @@ struct pool {
 	unsigned int idle_count, starting_count;
 	TAILQ_HEAD(, pool_request) requests; /* that wait, oldest first */
 	unsigned int level;                  /* idle shells to keep */
+	struct frozen *base;                 /* the image that shells get; NULL: none. Owned */
 	unsigned int failures;               /* shells that died since one was of use */
 	sd_event_source *timer;
 };
@@ -67,6 +69,12 @@ void pool_refill_soon(struct engine *engine);
 
 /* Makes sure that there is a pool of this kind and that it fills. */
 void pool_touch(struct engine *engine, const struct pool_kind *kind);
+
+/* Shells of this kind get the image of a template before they are used: memory that
+ * is made of it is partly in place then. */
+void pool_set_base(struct engine *engine, const struct pool_kind *kind, struct frozen *frozen);
+/* No more shells get this one. */
+void pool_drop_base(struct engine *engine, const struct frozen *frozen);
 
 /* Counts shells that are ready now. */
 unsigned int pool_ready(const struct engine *engine, const struct pool_kind *kind);

@@ -80,6 +80,7 @@ static int files_identify(const struct template_files *files, struct file_identi
 static void image_free(struct image *image)
 {
 	TAILQ_REMOVE(&image->engine->images, image, link);
+	pool_drop_base(image->engine, image->frozen);
 	frozen_unref(image->frozen);
 	free(image->name);
 	free(image);
@@ -127,6 +128,7 @@ static void image_on_filled(void *arg, const struct ramet_err *err)
 		return;
 	}
 	image->ready = true;
+	pool_set_base(image->engine, &image->kind, image->frozen);
 	log_info("template '%s' (%llu MiB) is ready after %llu ms and takes %llu MiB", image->name,
 		 (unsigned long long)(image->kind.memory_bytes / MIB),
 		 (unsigned long long)((clock_monotonic_ns() - image->start_ns) / 1000000),

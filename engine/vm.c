@@ -185,6 +185,7 @@ static void vm_started(void *arg, const struct worker_process *process, const st
 		return;
 	}
 	vm->alive = true;
+	vm->pid = process->pid;
 	if (vm->released || vm->killed) { /* its kill is under way */
 		(void)close(process->control_fd);
 		(void)close(process->channel_fd);

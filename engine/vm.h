@@ -34,6 +34,7 @@ struct vm {
 	uint32_t number; /* in its name */
 	const struct vm_events *events;
 	void *arg;
+	pid_t pid;     /* of the process, while it is alive */
 	bool spawning; /* the spawner has not answered yet */
 	bool alive;    /* the spawner has not reported the exit yet */
 	bool killed;   /* by us */
@@ -43,6 +44,7 @@ struct vm {
 	struct worker *worker;
 	int channel_fd;        /* the agent's bytes, until someone takes it */
 	struct memory *memory; /* what it was restored from; NULL: it booted */
+	uint64_t memory_at;    /* where the worker has its guest's memory; set when restored */
 	uint64_t pinned;       /* layers of it whose donors do not know this guest yet */
 	sd_event_source *step; /* deferred: the end of a released vm */
 	sd_event_source *grace;

@@ -81,6 +81,13 @@ struct worker_shell {
 	int uffd_fd, m2p_fd; /* these stay the caller's */
 };
 
+struct worker_base {
+	int bundle_fd, layer_fd; /* these stay the caller's */
+	uint64_t map_at, map_bytes;
+	const struct control_pages *hot;
+	uint32_t hot_count;
+};
+
 struct worker_restore {
 	int bundle_fd; /* these stay the caller's */
 	const int *layer_fds;
@@ -97,6 +104,8 @@ struct worker_restore {
 int worker_host(struct worker *worker, const void *facts, size_t length, struct ramet_err *err);
 int worker_boot(struct worker *worker, const struct worker_boot *boot, struct ramet_err *err);
 int worker_shell(struct worker *worker, const struct worker_shell *shell, struct ramet_err *err);
+/* The shell is one again, with an image stitched in, when `shell` is called. */
+int worker_base(struct worker *worker, const struct worker_base *base, struct ramet_err *err);
 int worker_restore(struct worker *worker, const struct worker_restore *restore,
 		   struct ramet_err *err);
 int worker_run(struct worker *worker, struct ramet_err *err);

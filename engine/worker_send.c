@@ -169,6 +169,24 @@ int worker_shell(struct worker *worker, const struct worker_shell *shell, struct
 			      fds, 2, err);
 }
 
+int worker_base(struct worker *worker, const struct worker_base *base, struct ramet_err *err)
+{
+	struct control_base message = {
+		.header = { .version = CONTROL_VERSION, .type = CONTROL_BASE },
+		.map_at = base->map_at,
+		.map_bytes = base->map_bytes,
+		.hot_count = base->hot_count,
+	};
+	const int fds[] = { base->bundle_fd, base->layer_fd };
+
+	if (base->hot_count > CONTROL_HOT_MAX)
+		return err_set(err, EINVAL, "more than %u hot ranges", CONTROL_HOT_MAX);
+	if (base->hot_count)
+		memcpy(message.hot, base->hot, base->hot_count * sizeof(message.hot[0]));
+	return worker_request(worker, WORKER_SHELL, WORKER_SENT_SHELL, &message, sizeof(message),
+			      fds, 2, err);
+}
+
 int worker_restore(struct worker *worker, const struct worker_restore *restore,
 		   struct ramet_err *err)
 {

@@ -141,7 +141,7 @@ static void bench_stitch(int device, uint64_t size, size_t extents)
 
 		must(stitch_reserve(&base, size, &err), "reserve");
 		began = clock_monotonic_ns();
-		must(stitch(base, map, &readonly, 1, &err), "stitch");
+		must(stitch(base, map, false, &readonly, 1, &err), "stitch");
 		stitched[i] = us_since(began) / n;
 		began = clock_monotonic_ns();
 		uffd = must(stitch_watch(base, map, 0, device, &err), "watch");
@@ -179,7 +179,7 @@ static _Noreturn void toucher(const struct extent_map *map, int readonly, int de
 
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	must(stitch_reserve(&base, map->size, &err), "reserve");
-	must(stitch(base, map, &readonly, 1, &err), "stitch");
+	must(stitch(base, map, false, &readonly, 1, &err), "stitch");
 	uffd = must(stitch_watch(base, map, 0, device, &err), "watch");
 	if (fdpass_send(sock, &base, sizeof(base), &uffd, 1) || recv(sock, &go, 1, 0) != 1)
 		_exit(1);

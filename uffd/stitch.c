@@ -84,8 +84,8 @@ static size_t stretches_find(const struct extent_map *map, struct stretch *stret
 	for (size_t i = 0; i < map->count; i++) {
 		const struct extent *e = &map->extents[i];
 
-		while (depth && layer_height(stretches[open[depth - 1]].layer) >
-					layer_height(e->layer))
+		while (depth &&
+		       layer_height(stretches[open[depth - 1]].layer) > layer_height(e->layer))
 			depth--;
 		if (depth && stretches[open[depth - 1]].layer == e->layer) {
 			stretches[open[depth - 1]].end = e->end;
@@ -107,8 +107,40 @@ static int stretch_map(uint8_t *base, const struct stretch *s, const int *layer_
 	return at == MAP_FAILED ? -errno : 0;
 }
 
-int stitch(uint8_t *base, const struct extent_map *map, const int *layer_fds, size_t count,
-	   struct ramet_err *err)
+/* Whether memory that `below` was stitched for already shows this extent. */
+static bool extent_is_below(const struct extent *e, const struct extent_map *below)
+{
+	for (uint64_t at = e->start; at < e->end;) {
+		const struct extent *b = extent_map_find(below, at);
+
+		if (!b || b->layer != e->layer)
+			return false;
+		at = b->end;
+	}
+	return true;
+}
+
+static bool layer_is_lowest(uint32_t layer)
+{
+	return layer == EXTENT_ZERO || layer == 0;
+}
+
+bool stitch_fits_above(const struct extent_map *map, const struct extent_map *below)
+{
+	if (map->size != below->size)
+		return false;
+	for (size_t i = 0; i < below->count; i++)
+		if (!layer_is_lowest(below->extents[i].layer))
+			return false;
+	for (size_t i = 0; i < map->count; i++)
+		if (layer_is_lowest(map->extents[i].layer) &&
+		    !extent_is_below(&map->extents[i], below))
+			return false;
+	return true;
+}
+
+int stitch(uint8_t *base, const struct extent_map *map, bool above, const int *layer_fds,
+	   size_t count, struct ramet_err *err)
 {
 	cleanup_free struct stretch *stretches = calloc(map->count + 1, sizeof(*stretches));
 	cleanup_free size_t *open = calloc(map->count + 1, sizeof(*open));
@@ -121,6 +153,8 @@ int stitch(uint8_t *base, const struct extent_map *map, const int *layer_fds, si
 		return err_set(err, ENOMEM, "no memory to map guest memory");
 	wanted = stretches_find(map, stretches, open);
 	for (size_t i = 0; i < wanted; i++) {
+		if (above && layer_is_lowest(stretches[i].layer))
+			continue;
 		rc = stretch_map(base, &stretches[i], layer_fds);
 		if (rc == 0)
 			continue;

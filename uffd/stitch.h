@@ -15,6 +15,7 @@
 #ifndef RAMET_UFFD_STITCH_H
 #define RAMET_UFFD_STITCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,11 +28,16 @@ int stitch_reserve(uint8_t **base, uint64_t size, struct ramet_err *err);
 
 /* Maps `map` over the reservation [base, base + map->size): layer i from
  * layer_fds[i], which stay the caller's and may be closed afterwards. About
- * 4 us for each mapping, of which there are at most as many as extents. On failure the whole range is a reservation again.
- * -EINVAL: a layer number without a descriptor, or a layer that is too short;
- * -ENOMEM: too many mappings; -errno. */
-int stitch(uint8_t *base, const struct extent_map *map, const int *layer_fds, size_t count,
-	   struct ramet_err *err);
+ * 4 us for each mapping, of which there are at most as many as extents. On failure the whole range
+ * is a reservation again. With `above`, zero memory and layer 0 are there already, from a map for
+ * which stitch_fits_above() holds. -EINVAL: a layer number without a descriptor, or a layer that is
+ * too short; -ENOMEM: too many mappings; -errno. */
+int stitch(uint8_t *base, const struct extent_map *map, bool above, const int *layer_fds,
+	   size_t count, struct ramet_err *err);
+
+/* Whether all zero memory and all of layer 0 that `map` shows is where `below` has
+ * it, which has nothing else. That layer 0 is the same is for the caller to know. */
+bool stitch_fits_above(const struct extent_map *map, const struct extent_map *below);
 
 /* Registers all extents of `layer` for missing pages, through the open
  * /dev/userfaultfd `device`. Returns the userfaultfd, the caller's; the donor

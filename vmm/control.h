@@ -54,6 +54,7 @@ enum control_type {
 			      * /dev/userfaultfd, all layers of its own memory */
 	CONTROL_CHILD = 9,   /* no reply; struct control_child, the child's userfaultfd */
 	CONTROL_HOST = 10,   /* no reply; struct control_host, at most once, first */
+	CONTROL_BASE = 11,   /* [CONTROL_SHELL_READY] struct control_base, bundle, layer */
 
 	/* Worker to daemon. */
 	CONTROL_READY = 64,       /* struct control_ready */
@@ -144,6 +145,22 @@ struct control_shell {
  * layer i of the map is descriptor i + 1. */
 #define CONTROL_HOT_MAX 256u
 
+struct control_pages {
+	uint32_t first, count;
+};
+
+/* A shell gets what most guests of its kind begin with: an image, from the bundle
+ * of a frozen template. CONTROL_RESTORE of memory that has the same layer 0 then
+ * maps only what is above it, and finds `hot` in the shell's page tables. */
+struct control_base {
+	struct control_header header;
+	uint64_t map_at; /* where the bundle has the map */
+	uint64_t map_bytes;
+	uint32_t reserved;
+	uint32_t hot_count;
+	struct control_pages hot[CONTROL_HOT_MAX];
+};
+
 struct control_restore {
 	struct control_header header;
 	uint64_t state_bytes;
@@ -153,9 +170,7 @@ struct control_restore {
 	uint64_t filling; /* bit i: layer i still has holes that its donor will fill */
 	/* Pages that the guest will write to soon: they are copied at once, which
 	 * takes a tenth of the time that they take one by one. */
-	struct control_pages {
-		uint32_t first, count;
-	} hot[CONTROL_HOT_MAX];
+	struct control_pages hot[CONTROL_HOT_MAX];
 };
 
 /* Sent as soon as the memory is in place and, where layers are filling, watched:

@@ -143,6 +143,7 @@ static const struct rule rules[] = {
 	  handle_boot },
 	{ CONTROL_HOST, IN(WORKER_IDLE), 0, 0, 0, handle_host },
 	{ CONTROL_SHELL, IN(WORKER_IDLE), sizeof(struct control_shell), 2, 2, handle_shell },
+	{ CONTROL_BASE, IN(WORKER_SHELL), sizeof(struct control_base), 2, 2, handle_base },
 	{ CONTROL_RESTORE, IN(WORKER_SHELL), sizeof(struct control_restore), 1,
 	  CONTROL_LAYERS_MAX + 1, handle_restore },
 	{ CONTROL_RUN, IN(WORKER_LOADED), sizeof(struct control_header), 0, 0, handle_start },
@@ -292,5 +293,6 @@ int worker_main(const struct worker_fds *fds)
 	close_fd(&w->pause_bundle);
 	free(w->ranges);
 	free(w->map);
+	free(w->below);
 	return EXIT_SUCCESS;
 }

@@ -10,6 +10,7 @@
 #include "lib/cleanup.h"
 #include "lib/clock.h"
 #include "uffd/extent_map.h"
+#include "uffd/layer.h"
 #include "uffd/stitch.h"
 #include "vmm/channel.h"
 #include "vmm/state.h"
@@ -52,6 +53,66 @@ static int bundle_read(int fd, void *buf, size_t len, uint64_t offset, struct ra
 		len -= (size_t)n;
 	}
 	return 0;
+}
+
+/* Only a matter of time: what cannot be done now is done when the guest needs it. */
+static void memory_heat(struct worker *w, const struct control_pages *hot, uint32_t hot_count,
+			int advice)
+{
+	uint64_t pages = w->machine.mem.size / PAGE_SIZE;
+
+	for (uint32_t i = 0; i < hot_count; i++) {
+		uint64_t first = hot[i].first, count = hot[i].count;
+
+		if (first >= pages || count > pages - first)
+			continue;
+		(void)madvise(w->machine.mem.base + first * PAGE_SIZE, count * PAGE_SIZE, advice);
+	}
+}
+
+int handle_base(struct worker *w, struct worker_message *message, struct ramet_err *err)
+{
+	const struct control_base *base = &message->u.base;
+	struct control_header reply = { CONTROL_VERSION, CONTROL_SHELL_READY };
+	cleanup_free uint8_t *bytes = NULL;
+	struct extent_map *below = NULL;
+	int rc;
+
+	if (w->below || !base->map_bytes || base->map_bytes > CONTROL_BUNDLE_MAX ||
+	    base->map_at > CONTROL_BUNDLE_MAX || base->hot_count > CONTROL_HOT_MAX)
+		return err_set(err, EPROTO, "base message with a map of %llu bytes",
+			       (unsigned long long)base->map_bytes);
+	bytes = malloc(base->map_bytes);
+	if (!bytes)
+		return err_set(err, ENOMEM, "no memory for a map");
+	rc = bundle_read(message->fds[0], bytes, base->map_bytes, base->map_at, err);
+	if (!rc)
+		rc = extent_map_decode(&below, bytes, base->map_bytes, 1, err);
+	if (rc)
+		return rc;
+	w->below = below;
+	if (below->size != w->machine.mem.size)
+		return err_set(err, EINVAL, "the map is for %llu bytes of memory, not %llu",
+			       (unsigned long long)below->size,
+			       (unsigned long long)w->machine.mem.size);
+	rc = layer_stat(message->fds[1], &w->image, err);
+	if (!rc)
+		rc = stitch(w->machine.mem.base, below, false, message->fds + 1, 1, err);
+	if (rc)
+		return rc;
+	memory_heat(w, base->hot, base->hot_count, MADV_POPULATE_READ);
+	return control_reply(w, &reply, sizeof(reply), NULL, 0);
+}
+
+/* Whether what CONTROL_BASE brought is what this memory has at the bottom. */
+static bool base_fits(const struct worker *w, const struct extent_map *map, const int *layer_fds,
+		      uint32_t count)
+{
+	struct layer_stat lowest;
+
+	return w->below && count && layer_stat(layer_fds[0], &lowest, NULL) == 0 &&
+	       lowest.dev == w->image.dev && lowest.ino == w->image.ino &&
+	       stitch_fits_above(map, w->below);
 }
 
 static int restore_check(const struct worker *w, const struct worker_message *message,
@@ -114,7 +175,8 @@ static int memory_restore(struct worker *w, const struct worker_message *message
 		return err_set(err, EINVAL, "the extent map is for %llu bytes of memory, not %llu",
 			       (unsigned long long)map->size,
 			       (unsigned long long)w->machine.mem.size);
-	rc = stitch(w->machine.mem.base, map, message->fds + 1, r->layer_count, err);
+	rc = stitch(w->machine.mem.base, map, base_fits(w, map, message->fds + 1, r->layer_count),
+		    message->fds + 1, r->layer_count, err);
 	if (!rc)
 		rc = layers_watch(w, map, r->filling, uffds, &count, err);
 	if (rc)
@@ -123,21 +185,6 @@ static int memory_restore(struct worker *w, const struct worker_message *message
 	reply.extents = (uint32_t)map->count;
 	reply.stitch_ns = clock_monotonic_ns() - start;
 	return control_reply(w, &reply, sizeof(reply), uffds, count);
-}
-
-/* Only a matter of time: what cannot be done now is done when the guest writes. */
-static void memory_heat(struct worker *w, const struct control_restore *r)
-{
-	uint64_t pages = w->machine.mem.size / PAGE_SIZE;
-
-	for (uint32_t i = 0; i < r->hot_count; i++) {
-		uint64_t first = r->hot[i].first, count = r->hot[i].count;
-
-		if (first >= pages || count > pages - first)
-			continue;
-		(void)madvise(w->machine.mem.base + first * PAGE_SIZE, count * PAGE_SIZE,
-			      MADV_POPULATE_WRITE);
-	}
 }
 
 int handle_restore(struct worker *w, struct worker_message *message, struct ramet_err *err)
@@ -156,7 +203,7 @@ int handle_restore(struct worker *w, struct worker_message *message, struct rame
 		rc = memory_restore(w, message, bundle + r->state_bytes, err);
 	/* From here on guest memory may have to come from donors. */
 	if (!rc)
-		memory_heat(w, r);
+		memory_heat(w, r->hot, r->hot_count, MADV_POPULATE_WRITE);
 	if (!rc)
 		rc = state_apply(&w->machine, bundle, r->state_bytes, err);
 	if (!rc)

@@ -9,6 +9,7 @@
 
 #include "lib/fdpass.h"
 #include "uffd/extent_map.h"
+#include "uffd/layer.h"
 #include "uffd/ranges.h"
 #include "vmm/control.h"
 #include "vmm/machine.h"
@@ -37,6 +38,8 @@ struct worker {
 	int pause_bundle;
 	uint64_t pause_asked_ns;
 	struct extent_map *map;    /* of restored memory */
+	struct extent_map *below;  /* of CONTROL_BASE; NULL: none */
+	struct layer_stat image;   /* its layer */
 	struct range_list *ranges; /* what the last pause found changed */
 
 	struct donor *donor; /* WORKER_DONOR */
@@ -52,6 +55,7 @@ struct worker_message {
 		struct control_host host;
 		struct control_boot boot;
 		struct control_shell shell;
+		struct control_base base;
 		struct control_restore restore;
 		struct control_pause pause;
 		struct control_donate donate;
@@ -81,6 +85,7 @@ int machine_connect(struct worker *w, struct ramet_err *err);
 int handle_host(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int handle_boot(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int handle_shell(struct worker *w, struct worker_message *message, struct ramet_err *err);
+int handle_base(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int handle_restore(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int handle_start(struct worker *w, struct worker_message *message, struct ramet_err *err);
 int handle_resume(struct worker *w, struct worker_message *message, struct ramet_err *err);

@@ -324,7 +324,7 @@ static void guest_stitch(struct fake_guest *guest, const struct control_restore 
 	if (extent_map_decode(&guest->map, map_bytes, restore->map_bytes, restore->layer_count,
 			      &err) < 0 ||
 	    guest->map->size != guest->size ||
-	    stitch(guest->memory, guest->map, fds + 1, restore->layer_count, &err) < 0) {
+	    stitch(guest->memory, guest->map, false, fds + 1, restore->layer_count, &err) < 0) {
 		fake_refuse(guest, CONTROL_RESTORE, err.msg[0] ? err.msg : "wrong size");
 		return;
 	}
@@ -379,6 +379,10 @@ _Noreturn void fake_guest_shell(int control_fd, int channel_fd, uint64_t ram_byt
 			guest_stitch(guest, &message.restore, bundle + state_bytes, fds);
 			for (size_t i = 0; i < nfds; i++)
 				(void)close(fds[i]);
+		} else if (message.header.type == CONTROL_BASE && nfds == 2) {
+			(void)close(fds[0]);
+			(void)close(fds[1]);
+			fake_say(guest, &ready, sizeof(ready), NULL, 0);
 		} else if (message.header.type == CONTROL_RUN && state_bytes) {
 			break;
 		} else {

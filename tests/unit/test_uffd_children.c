@@ -276,7 +276,7 @@ static void no_fault_hangs_when_the_donor_leaves(void **state)
 		rig_open(&rig, device, size,
 			 ranges_of((const struct range[]){ { 0, RACE_PAGES } }, 1));
 		assert_int_equal(stitch_reserve(&race.base, size, &err), 0);
-		assert_int_equal(stitch(race.base, rig.map, &rig.readonly, 1, &err), 0);
+		assert_int_equal(stitch(race.base, rig.map, false, &rig.readonly, 1, &err), 0);
 		uffd = stitch_watch(race.base, rig.map, 0, device, &err);
 		assert_true(uffd >= 0);
 		assert_int_equal(donor_add_child(rig.donor, 1, uffd, (uint64_t)race.base,

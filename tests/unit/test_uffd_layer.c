@@ -203,7 +203,7 @@ static void a_stitched_child_sees_each_layer_at_its_place(void **state)
 	(void)state;
 	assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
 	assert_int_equal((uintptr_t)base % SIZE, 0);
-	assert_int_equal(stitch(base, map, layers, 3, &err), 0);
+	assert_int_equal(stitch(base, map, false, layers, 3, &err), 0);
 	for (uint64_t page = 0; page < PAGES; page++) {
 		uint32_t layer = extent_map_find(map, page * PAGE)->layer;
 
@@ -238,7 +238,7 @@ static void any_order_of_layers_is_stitched_right(void **state)
 		}
 		map = map_of(extents, 40);
 		assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
-		assert_int_equal(stitch(base, map, layers, 3, &err), 0);
+		assert_int_equal(stitch(base, map, false, layers, 3, &err), 0);
 		for (uint64_t page = 0; page < PAGES; page++) {
 			uint32_t layer = extent_map_find(map, page * PAGE)->layer;
 
@@ -248,6 +248,39 @@ static void any_order_of_layers_is_stitched_right(void **state)
 		assert_int_equal(munmap(base, SIZE), 0);
 		free(map);
 	}
+}
+
+/* A map over another one's memory: only what is new is mapped. */
+static void what_lies_above_is_stitched_over_what_is_there(void **state)
+{
+	const struct extent image[] = { { 0, 400, 0 } };
+	const struct extent child[] = { { 0, 400, 0 }, { 100, 200, 1 }, { 450, 460, 1 } };
+	const struct extent other[] = { { 0, 300, 0 }, { 100, 200, 1 } };
+	cleanup_extent_map struct extent_map *below = map_of(image, 1);
+	cleanup_extent_map struct extent_map *map = map_of(child, 3);
+	cleanup_extent_map struct extent_map *misfit = map_of(other, 2);
+	cleanup_close int a = layer_filled(1);
+	cleanup_close int b = layer_filled(2);
+	const int layers[] = { a, b };
+	struct ramet_err err;
+	uint8_t *base;
+
+	(void)state;
+	assert_true(stitch_fits_above(map, below));
+	assert_true(stitch_fits_above(below, below));
+	assert_false(stitch_fits_above(misfit, below)); /* zeros where the image has pages */
+	assert_false(stitch_fits_above(below, map));
+	assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
+	assert_int_equal(stitch(base, below, false, layers, 1, &err), 0);
+	assert_true(page_is(base + 50 * PAGE, 50, 1));
+	assert_int_equal(stitch(base, map, true, layers, 2, &err), 0);
+	for (uint64_t page = 0; page < PAGES; page++) {
+		uint32_t layer = extent_map_find(map, page * PAGE)->layer;
+
+		assert_true(
+			page_is(base + page * PAGE, page, layer == EXTENT_ZERO ? 0 : layer + 1));
+	}
+	assert_int_equal(munmap(base, SIZE), 0);
 }
 
 static void each_extent_is_one_mapping(void **state)
@@ -261,7 +294,7 @@ static void each_extent_is_one_mapping(void **state)
 
 	(void)state;
 	assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
-	assert_int_equal(stitch(base, map, (const int[]){ a, b }, 2, &err), 0);
+	assert_int_equal(stitch(base, map, false, (const int[]){ a, b }, 2, &err), 0);
 	assert_int_equal(map->count, 4);
 	assert_int_equal(mappings("memfd:ramet-test"), 3);
 	assert_int_equal(munmap(base, SIZE), 0);
@@ -278,8 +311,8 @@ static void what_a_child_writes_is_its_own(void **state)
 	(void)state;
 	assert_int_equal(stitch_reserve(&one, SIZE, &err), 0);
 	assert_int_equal(stitch_reserve(&two, SIZE, &err), 0);
-	assert_int_equal(stitch(one, map, &ro, 1, &err), 0);
-	assert_int_equal(stitch(two, map, &ro, 1, &err), 0);
+	assert_int_equal(stitch(one, map, false, &ro, 1, &err), 0);
+	assert_int_equal(stitch(two, map, false, &ro, 1, &err), 0);
 	for (uint64_t page = 0; page < PAGES; page++)
 		page_write(one + page * PAGE, page, 9);
 	for (uint64_t page = 0; page < PAGES; page++) {
@@ -306,15 +339,15 @@ static void a_failed_stitch_leaves_a_reservation(void **state)
 	(void)state;
 	assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
 	before = mappings(NULL);
-	assert_int_equal(stitch(base, map, &a, 1, &err), -EINVAL);
-	assert_int_equal(stitch(base, map, (const int[]){ a, null }, 2, &err), -EINVAL);
-	assert_int_equal(stitch(base, map, (const int[]){ a, small }, 2, &err), -EINVAL);
-	assert_int_equal(stitch(base, map, (const int[]){ a, -1 }, 2, &err), -EBADF);
+	assert_int_equal(stitch(base, map, false, &a, 1, &err), -EINVAL);
+	assert_int_equal(stitch(base, map, false, (const int[]){ a, null }, 2, &err), -EINVAL);
+	assert_int_equal(stitch(base, map, false, (const int[]){ a, small }, 2, &err), -EINVAL);
+	assert_int_equal(stitch(base, map, false, (const int[]){ a, -1 }, 2, &err), -EBADF);
 	/* The second extent fails when the first is mapped. */
 	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a);
 	writeonly = open(path, O_WRONLY | O_CLOEXEC);
 	assert_true(writeonly >= 0);
-	assert_int_equal(stitch(base, map, (const int[]){ a, writeonly }, 2, &err), -EACCES);
+	assert_int_equal(stitch(base, map, false, (const int[]){ a, writeonly }, 2, &err), -EACCES);
 	assert_int_equal(mappings(NULL), before);
 	assert_int_equal(mappings("memfd:ramet-test"), 0);
 	assert_int_equal(munmap(base, SIZE), 0);
@@ -331,7 +364,7 @@ static void only_a_layer_in_use_can_be_watched(void **state)
 
 	(void)state;
 	assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
-	assert_int_equal(stitch(base, map, &a, 1, &err), 0);
+	assert_int_equal(stitch(base, map, false, &a, 1, &err), 0);
 	fds = fds_open();
 	assert_int_equal(stitch_watch(base, map, 1, device, &err), -ENOENT);
 	assert_int_equal(stitch_watch(base, map, EXTENT_ZERO, device, &err), -ENOENT);
@@ -360,6 +393,7 @@ int main(void)
 		cmocka_unit_test(others_cannot_open_a_layer_for_writing),
 		cmocka_unit_test(a_stitched_child_sees_each_layer_at_its_place),
 		cmocka_unit_test(any_order_of_layers_is_stitched_right),
+		cmocka_unit_test(what_lies_above_is_stitched_over_what_is_there),
 		cmocka_unit_test(each_extent_is_one_mapping),
 		cmocka_unit_test(what_a_child_writes_is_its_own),
 		cmocka_unit_test(a_failed_stitch_leaves_a_reservation),

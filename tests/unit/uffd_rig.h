@@ -155,7 +155,7 @@ static inline _Noreturn void rig_child_main(const struct rig *rig, unsigned int 
 
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (stitch_reserve(&child.base, rig->size, &err) ||
-	    stitch(child.base, rig->map, &rig->readonly, 1, &err))
+	    stitch(child.base, rig->map, false, &rig->readonly, 1, &err))
 		_exit(101);
 	child.uffd = stitch_watch(child.base, rig->map, 0, rig->device, &err);
 	if (child.uffd < 0)

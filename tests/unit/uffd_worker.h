@@ -90,7 +90,8 @@ static inline void worker_stitch(struct worker *w, const struct order *o, const 
 	size_t n, count = 0;
 
 	if (extent_map_decode(&w->map, w->all[w->number].map, o->map_bytes, o->count, &err) ||
-	    stitch_reserve(&w->base, MEMORY, &err) || stitch(w->base, w->map, fds, o->count, &err))
+	    stitch_reserve(&w->base, MEMORY, &err) ||
+	    stitch(w->base, w->map, false, fds, o->count, &err))
 		worker_fail(w, &err);
 	n = extent_map_layers(w->map, used);
 	for (size_t i = 0; i < n; i++) {
