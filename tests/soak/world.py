@@ -248,12 +248,11 @@ class World:
         if sandbox.closing and error.status in (404, 409):
             return
         try:
-            item = self.info(sandbox)
+            item = self.settled(sandbox, self.info(sandbox))
         except ApiError as gone:
             if sandbox.doomed and sandbox.closing and gone.status == 404:
                 return  # who killed it has seen it fail and closed it
             raise Mismatch(f"{sandbox.id}: {error}; then {gone}") from error
-        item = self.settled(sandbox, item)
         if item["state"] == "failed" and self.reason_is_known(sandbox, item["reason"]):
             self.counts["sandboxes lost to kills"] += 1
             if not sandbox.closing:
