@@ -28,7 +28,9 @@ static void child_start(struct fork *fork, struct sandbox *child)
 {
 	struct vm *vm = pool_take(&fork->shells);
 	struct ramet_err err;
-	int r = vm ? sandbox_restore(child, fork->frozen, vm, &err)
+	/* Right after the fork most of its hot pages are still to be filled: it would
+	 * wait for each of them, while the donor copies many at a time. */
+	int r = vm ? sandbox_restore(child, fork->frozen, vm, fork->parent_done, &err)
 		   : err_set(&err, EIO, "the sandbox's worker died before it was used");
 
 	if (r < 0)

@@ -70,7 +70,7 @@ static void restore_refused(void *arg, uint32_t request, const struct ramet_err 
 	sandbox_fail(arg, &cause);
 }
 
-int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *vm,
+int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *vm, bool heat,
 		    struct ramet_err *err)
 {
 	sandbox->frozen = frozen_ref(frozen);
@@ -81,7 +81,7 @@ int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *v
 	sandbox->timings.reserve_ns = sandbox->restored_ns - sandbox->created_ns;
 	vm_set_owner(vm, &sandbox_running_events, sandbox);
 	log_debug("sandbox %s has worker %s", sandbox->id, vm->name);
-	return frozen_restore(frozen, vm, true, err);
+	return frozen_restore(frozen, vm, heat, err);
 }
 
 static void restore_start(struct sandbox *s)
@@ -94,7 +94,7 @@ static void restore_start(struct sandbox *s)
 	pool_cancel(&s->shell);
 	s->frozen = NULL;
 	if (vm)
-		r = sandbox_restore(s, frozen, vm, &err);
+		r = sandbox_restore(s, frozen, vm, true, &err);
 	else
 		r = err_set(&err, EIO, "the sandbox's worker died before it was used");
 	frozen_unref(frozen);
