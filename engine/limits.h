@@ -123,7 +123,7 @@ static const struct limits limits_default = {
 	.reseed_deadline = 20 * (uint64_t)SECONDS_NS,
 
 	.templates_max = 16,
-	.pool_size = 4,
+	.pool_size = 8,
 	.pool_delay = 100 * (uint64_t)1000000,
 	.pool_idle = 300 * (uint64_t)SECONDS_NS,
 
