@@ -50,6 +50,8 @@ struct limits {
 	uint64_t fork_deadline;      /* ns from the call until all children answered */
 	uint64_t pause_deadline;     /* ns until a guest took its input and stopped */
 	uint64_t reclaim_deadline;   /* ns a guest gets to give back its free memory */
+	unsigned int heat_sandboxes; /* with more than these, copies take less memory rather
+				      * than less time: see hot.h */
 	uint64_t reseed_deadline;    /* ns from a guest's first instruction to its answer */
 
 	/* Templates and the pool. */
@@ -120,6 +122,7 @@ static const struct limits limits_default = {
 	.fork_deadline = 60 * (uint64_t)SECONDS_NS,
 	.pause_deadline = 5 * (uint64_t)SECONDS_NS,
 	.reclaim_deadline = 30 * (uint64_t)SECONDS_NS,
+	.heat_sandboxes = 256,
 	.reseed_deadline = 20 * (uint64_t)SECONDS_NS,
 
 	.templates_max = 16,

@@ -73,6 +73,8 @@ static void restore_refused(void *arg, uint32_t request, const struct ramet_err 
 int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *vm, bool heat,
 		    struct ramet_err *err)
 {
+	const struct engine *engine = sandbox->engine;
+
 	sandbox->frozen = frozen_ref(frozen);
 	sandbox->hot_pages = hot_ref(frozen->hot);
 	sandbox->vm = vm;
@@ -81,7 +83,8 @@ int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *v
 	sandbox->timings.reserve_ns = sandbox->restored_ns - sandbox->created_ns;
 	vm_set_owner(vm, &sandbox_running_events, sandbox);
 	log_debug("sandbox %s has worker %s", sandbox->id, vm->name);
-	return frozen_restore(frozen, vm, heat, err);
+	return frozen_restore(frozen, vm, heat && engine->count <= engine->limits.heat_sandboxes,
+			      err);
 }
 
 static void restore_start(struct sandbox *s)

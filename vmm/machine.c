@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -16,6 +17,7 @@
 #include "lib/log.h"
 #include "vmm/cpuid.h"
 #include "vmm/dirty_log.h"
+#include "vmm/mmu.h"
 #include "vmm/reclaim.h"
 #include "vmm/timekeeping.h"
 
@@ -115,6 +117,17 @@ static int vm_create(struct machine *m, struct ramet_err *err)
 	return rc;
 }
 
+int machine_shadow_drop(struct machine *m, struct ramet_err *err)
+{
+	/* Deleting any slot drops the shadow of all of them. */
+	int rc = machine_slot_set(m, SLOT_M2P, M2P_GPA, 0, m->m2p, KVM_MEM_READONLY, err);
+
+	if (!rc)
+		rc = machine_slot_set(m, SLOT_M2P, M2P_GPA, m->m2p_size, m->m2p, KVM_MEM_READONLY,
+				      err);
+	return rc;
+}
+
 static int vcpu_create(struct machine *m, struct host_facts *host, struct ramet_err *err)
 {
 	int size = ioctl(m->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -181,7 +194,9 @@ static const struct vcpu_ops *ops_choose(const struct probe_result *probe)
 static void machine_init(struct machine *m, const struct machine_config *config,
 			 const struct host_facts *host)
 {
-	memset(m, 0, sizeof(*m));
+	memset(m, 0, offsetof(struct machine, mmu));
+	mmu_pending_clear(m);
+	mmu_work_reset(m);
 	m->kvm_fd = config->kvm_fd;
 	m->vm_fd = m->vcpu_fd = m->signal_fd = m->channel_fd = -1;
 	/* With CPL 0 inside the guest two root tables cost next to nothing. */

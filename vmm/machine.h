@@ -105,12 +105,19 @@ struct machine_sink {
 	void (*service)(void *arg);
 };
 
+/* Since when nobody has talked to the guest: idle.h. */
+struct machine_idle {
+	uint64_t bytes; /* that had gone through the channel by then */
+	uint64_t since_ns;
+	bool trimmed; /* since then */
+};
+
 struct machine {
 	struct guest_memory mem;
 	struct vcpu vcpu;
 	struct pv_state pv;
-	struct mmu_pending mmu;
 	struct machine_stats stats;
+	struct machine_idle idle;
 
 	enum isolation_mode isolation;
 	bool fast_path; /* hot paths run inside the guest */
@@ -154,6 +161,8 @@ struct machine {
 	struct machine_sink sink;
 	char console_tail[4096];
 	size_t console_tail_len;
+
+	struct mmu_pending mmu; /* last: large, and little of it is ever used */
 };
 
 struct machine_config {
@@ -187,6 +196,10 @@ int machine_slot_set(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t si
 /* Registers RAM a second time at ALIAS_GPA (layout.h). Costs the host about as
  * much kernel memory as the first. 0 or -errno. */
 int machine_alias_ram(struct machine *m, struct ramet_err *err);
+
+/* Gives back what KVM has built of shadow page tables; it builds those that the
+ * guest uses again. Only between runs. 0; -errno: the guest cannot go on. */
+int machine_shadow_drop(struct machine *m, struct ramet_err *err);
 
 /* Marks the guest as ended; the first reason wins. The text says what happened. */
 void machine_end(struct machine *m, enum end_reason reason, const char *fmt, ...)

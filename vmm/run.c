@@ -13,6 +13,7 @@
 #include "vmm/emulate.h"
 #include "vmm/evtchn.h"
 #include "vmm/hypercall.h"
+#include "vmm/idle.h"
 #include "vmm/mmu.h"
 #include "vmm/timekeeping.h"
 #include "vmm/trap.h"
@@ -60,15 +61,27 @@ static void service(struct machine *m)
 		m->sink.service(m->sink.arg);
 }
 
+/* Waits for a signal, or until the guest has been idle for long enough. */
+static void wait_for_signal(struct machine *m)
+{
+	struct pollfd pfd = { .fd = m->signal_fd, .events = POLLIN };
+	int timeout = idle_wait_ms(m, clock_monotonic_ns());
+	struct ramet_err err = { 0 };
+
+	if (timeout)
+		(void)poll(&pfd, 1, timeout);
+	else if (idle_trim(m, &err))
+		machine_end(m, END_ERROR, "%s", err.msg);
+}
+
 /* SCHEDOP_block: nothing runs until an event is pending. */
 static void wait_for_event(struct machine *m)
 {
-	struct pollfd pfd = { .fd = m->signal_fd, .events = POLLIN };
 	uint64_t start = clock_monotonic_ns();
 
 	time_check(m);
 	while (!vcpu_info_pending(m) && !m->ended && !m->want_pause) {
-		(void)poll(&pfd, 1, -1);
+		wait_for_signal(m);
 		service(m);
 	}
 	m->blocked = !vcpu_info_pending(m) && !m->ended;

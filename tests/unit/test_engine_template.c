@@ -1,6 +1,7 @@
 /* Creating from frozen templates, and the pool of shells. */
 #include "tests/fake/engine_harness.h"
 
+#include "engine/hot.h"
 #include "lib/clock.h"
 
 static void create_start(struct harness *h, struct created *created)
@@ -195,6 +196,38 @@ static void copies_are_told_what_the_first_one_wrote_to(void **state)
 	assert_int_equal(access(path, F_OK), 0);
 }
 
+static void copy_of_the_template(struct harness *h)
+{
+	struct created created;
+
+	create_start(h, &created);
+	harness_wait(h, &created.done);
+	assert_non_null(created.sandbox);
+}
+
+static void many_sandboxes_do_without_hot_pages(void **state)
+{
+	struct harness *h = *state;
+	char path[128], mode[160];
+	const struct image *image;
+
+	(void)snprintf(path, sizeof(path), "%s/hot", h->dir);
+	(void)snprintf(mode, sizeof(mode), "hot-page %s", path);
+	harness_worker_mode(h, mode);
+	harness_template(h, "fake", "agent");
+	h->engine->limits.heat_sandboxes = 1;
+	copy_of_the_template(h);
+	image = TAILQ_FIRST(&h->engine->images);
+	for (int i = 0; i < 500 && !image_frozen(image)->hot->count; i++)
+		harness_spin(h, 10);
+	assert_true(image_frozen(image)->hot->count > 0);
+	copy_of_the_template(h);
+	assert_int_equal(access(path, F_OK), -1);
+	h->engine->limits.heat_sandboxes = 3;
+	copy_of_the_template(h);
+	assert_int_equal(access(path, F_OK), 0);
+}
+
 static void a_copy_that_dies_while_it_is_watched_harms_nobody(void **state)
 {
 	struct harness *h = *state;
@@ -278,6 +311,7 @@ int main(void)
 		TEST(a_template_that_fails_tells_all_and_can_be_tried_again),
 		TEST(a_template_that_cannot_be_frozen_fails),
 		TEST(copies_are_told_what_the_first_one_wrote_to),
+		TEST(many_sandboxes_do_without_hot_pages),
 		TEST(a_copy_that_dies_while_it_is_watched_harms_nobody),
 		TEST(a_template_whose_builder_dies_while_it_donates_fails),
 		TEST(closing_while_the_template_is_built),

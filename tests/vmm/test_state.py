@@ -45,6 +45,17 @@ class StateLive(GuestTest):
     def test_a_waiting_guest(self):
         self.moves(["idle,seconds=2"], "isolation=full", "path=fast", at_least=20)
 
+    def test_shadows_that_were_dropped_with_full_isolation(self):
+        self.moves(["stress_signals", "stress_threads"], "isolation=full", "path=fast", "drop=1",
+                   interval=10)
+
+    def test_shadows_that_were_dropped_with_fast_isolation(self):
+        self.moves(["stress_signals", "stress_threads"], "isolation=fast", "path=fast", "drop=1",
+                   interval=10)
+
+    def test_shadows_that_were_dropped_on_the_plain_path(self):
+        self.moves(["stress_signals"], "isolation=full", "path=plain", "drop=1", interval=10)
+
     def test_guest_time_goes_on(self):
         # Guest time stands still while the guest is moved, the processor's
         # counter does not; everything else about clocks and timers must hold.

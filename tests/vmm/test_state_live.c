@@ -7,6 +7,7 @@
  *     mib=128 isolation=full|fast interval_ms=100 seconds=120
  *     path=fast|plain|both   in-guest fast path, plain path, or changing between
  *                            them with every restore
+ *     drop=1                 the machine stays, what KVM has shadowed goes
  *
  * The console goes to stdout, one line "state-live: restores=N ..." to stderr.
  * Exit status: 0 when the guest powered off, 3 when it ended otherwise, 1 when
@@ -37,6 +38,7 @@ struct options {
 	uint64_t ram_bytes, interval_ns, limit_ns;
 	enum isolation_mode isolation;
 	enum path path;
+	bool drop;
 };
 
 struct live {
@@ -151,6 +153,14 @@ static int move(struct live *live, struct ramet_err *err)
 	return rc;
 }
 
+/* The machine is paused: KVM forgets what it knows of the guest's page tables. */
+static int drop(struct live *live, struct ramet_err *err)
+{
+	live->restores++;
+	live->due = clock_monotonic_ns() + live->o.interval_ns;
+	return machine_shadow_drop(live->m, err);
+}
+
 /* Signals that make the run loop look at the clock. */
 static int ticks_start(uint64_t interval_ns, timer_t *timer, struct ramet_err *err)
 {
@@ -177,7 +187,7 @@ static int run(struct live *live, struct ramet_err *err)
 		rc = machine_run(live->m, err);
 		if (rc || live->m->ended)
 			break;
-		rc = move(live, err);
+		rc = live->o.drop ? drop(live, err) : move(live, err);
 	}
 	(void)timer_delete(timer);
 	return rc;
@@ -193,6 +203,8 @@ static int option_parse(struct options *o, const char *text)
 		o->interval_ns = n * MS;
 	else if (!strncmp(text, "seconds=", 8))
 		o->limit_ns = n * 1000 * MS;
+	else if (!strcmp(text, "drop=1"))
+		o->drop = true;
 	else if (!strcmp(text, "isolation=full"))
 		o->isolation = ISOLATION_FULL;
 	else if (!strcmp(text, "isolation=fast"))
