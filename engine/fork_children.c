@@ -1,8 +1,8 @@
 /* The children of a fork, from their entry in the list to their first answer.
  *
- * They start one after the other, a few at a time: more than there are processors
- * would only slow each other down, and everybody's first answer. Until the parent
- * runs it keeps a processor to itself. */
+ * They start one after the other, a few at a time: many more than there are
+ * processors would only slow each other down, and everybody's first answer. Until
+ * the parent runs it keeps a processor to itself. */
 #include <errno.h>
 #include <string.h>
 #include <sys/sysinfo.h>
@@ -94,7 +94,7 @@ void fork_start_beside_parent(struct fork *fork)
 
 void fork_start_children(struct fork *fork)
 {
-	unsigned int most = processors() + 1;
+	unsigned int most = 2 * processors() + 2; /* some wait for pages */
 
 	fork->parent_done = true;
 	if (fork->answering < most)
