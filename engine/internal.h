@@ -46,7 +46,7 @@ struct engine {
 	size_t host_length;
 	struct pool_list pools;
 	sd_event_source *refill;      /* of the pools, when all was quiet for a while */
-	uint64_t refill_at;           /* not before, ns */
+	bool busy;                    /* until it fires */
 	struct image_list images;     /* frozen templates, latest used first */
 	struct sandbox_list builders; /* sandboxes that nobody can find */
 	struct fork_list forks;       /* under way */

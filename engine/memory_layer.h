@@ -1,4 +1,4 @@
-/* A layer, between engine/memory.c and its tests. */
+/* A layer, between engine/memory.c, engine/frozen.c and their tests. */
 #ifndef RAMET_ENGINE_MEMORY_LAYER_H
 #define RAMET_ENGINE_MEMORY_LAYER_H
 
@@ -18,5 +18,12 @@ struct memory_layer {
 	memory_layer_cb done; /* one waiter */
 	void *done_arg;
 };
+
+/* Lets the donor go when nobody needs it any more: until the last guest that knows
+ * the layer as unfilled has been told to it. Such a guest may wait already. */
+void layer_settle(struct memory_layer *layer);
+
+/* -EAGAIN when `more` guests are above what its donor can serve. */
+int layer_check_served(const struct memory_layer *layer, unsigned int more, struct ramet_err *err);
 
 #endif

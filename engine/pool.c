@@ -6,7 +6,6 @@
 
 #include "engine/internal.h"
 #include "lib/cleanup.h"
-#include "lib/clock.h"
 #include "lib/log.h"
 
 /* More at once only slow each other down. */
@@ -199,7 +198,7 @@ static void pool_refill(struct pool *pool)
 	TAILQ_FOREACH(request, &pool->requests, link)
 	needed += request->wanted - request->got;
 	wanted = needed;
-	if (!pool->engine->hot && clock_monotonic_ns() >= pool->engine->refill_at) {
+	if (!pool->engine->hot && !pool->engine->busy) {
 		wanted += pool->level;
 	} else { /* it is never quiet: one at a time */
 		wanted += pool->level / 2;
@@ -236,6 +235,7 @@ static int pool_on_quiet(sd_event_source *source, uint64_t usec, void *arg)
 
 	(void)source;
 	(void)usec;
+	engine->busy = false;
 	LIST_FOREACH(pool, &engine->pools, link)
 	pool_refill(pool);
 	return 0;
@@ -248,7 +248,7 @@ void pool_refill_soon(struct engine *engine)
 
 	if (engine->destroying)
 		return;
-	engine->refill_at = clock_monotonic_ns() + delay;
+	engine->busy = true;
 	if (engine->refill) {
 		r = sd_event_source_set_time_relative(engine->refill, delay / 1000 + 1);
 		if (r >= 0)

@@ -38,6 +38,7 @@ int verb_fork(struct cli *cli, int argc, char **argv);
 int verb_merge(struct cli *cli, int argc, char **argv);
 int verb_diff(struct cli *cli, int argc, char **argv);
 int verb_pause(struct cli *cli, int argc, char **argv);
+int verb_reclaim(struct cli *cli, int argc, char **argv);
 int verb_resume(struct cli *cli, int argc, char **argv);
 int verb_tree(struct cli *cli, int argc, char **argv);
 int verb_info(struct cli *cli, int argc, char **argv);

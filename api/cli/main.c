@@ -70,6 +70,10 @@ static const struct verb {
 	{ "pause", verb_pause, "stop a sandbox where it is", "usage: ramet pause [options] ID\n" },
 	{ "resume", verb_resume, "let a paused sandbox go on",
 	  "usage: ramet resume [options] ID\n" },
+	{ "reclaim", verb_reclaim, "have a sandbox give back memory that it does not use",
+	  "usage: ramet reclaim [options] ID\n"
+	  "\n"
+	  "Prints how much the host has got back. Sandboxes also do that by themselves.\n" },
 	{ "tree", verb_tree, "draw the sandboxes as the tree of their forks",
 	  "usage: ramet tree [options]\n" },
 	{ "info", verb_info, "show one sandbox", "usage: ramet info [options] ID\n" },

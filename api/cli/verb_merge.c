@@ -1,4 +1,4 @@
-/* ramet merge, ramet pause, ramet resume: what changes a sandbox as a whole. */
+/* ramet merge, pause, resume, reclaim: what changes a sandbox as a whole. */
 #include <string.h>
 
 #include "api/cli/cli.h"
@@ -56,4 +56,27 @@ int verb_resume(struct cli *cli, int argc, char **argv)
 	if (argc - optind != 1)
 		return cli_usage(cli, "resume wants one id");
 	return change_run(cli, argv[optind], "/resume", "resumed");
+}
+
+int verb_reclaim(struct cli *cli, int argc, char **argv)
+{
+	cleanup_free char *path = NULL;
+	struct reply reply = { 0 };
+	int status = cli_options(cli, argc, argv);
+
+	if (status >= 0)
+		return status;
+	if (argc - optind != 1)
+		return cli_usage(cli, "reclaim wants one id");
+	path = client_path(argv[optind], "/reclaim", NULL);
+	status = path ? client_call(cli, "POST", path, NULL, &reply) : cli_fail("out of memory");
+	if (status)
+		return status;
+	if (cli->json)
+		print_json(reply.json);
+	else
+		(void)printf("%.1f MiB\n",
+			     json_number_value(json_object_get(reply.json, "reclaimed_mb")));
+	reply_clear(&reply);
+	return cli_finish();
 }

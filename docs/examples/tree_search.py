@@ -18,7 +18,7 @@ from ramet import Sandbox  # noqa: E402
 
 LOAD = """
 import math, os, random, re, time
-os.makedirs("/work", exist_ok=True)
+os.makedirs("/data", exist_ok=True)
 places = []
 for line in open("/usr/share/zoneinfo/zone1970.tab"):
     if not line.startswith("#"):
@@ -54,7 +54,7 @@ def two_opt(tour, seconds):
     return tour
 
 def save(tour, plan):
-    with open("/work/tour.txt", "w") as f:
+    with open("/data/tour.txt", "w") as f:
         f.write(f"# {plan}\\n" + "".join(places[i][0] + "\\n" for i in tour))
 tour = list(range(N))
 save(tour, "as listed")
@@ -106,14 +106,14 @@ def search(socket=None, isolation="fast"):
             print(f"    {results[plan]:>10,.0f} km  {plan}")
 
         best = min(results, key=results.get)
-        diff = parent.diff(children[best], paths=["/work"])
+        diff = parent.diff(children[best], paths=["/data"])
         print(f"    the winner differs from the parent in {diff.modified + diff.added}")
         parent.merge_into(children[best])
         for child in children.values():
             child.close()
-        after = parent.run_code("print(f'{length(tour):,.0f} km, ' + open('/work/tour.txt').readline())")
+        after = parent.run_code("print(f'{length(tour):,.0f} km, ' + open('/data/tour.txt').readline())")
         print(f"    the parent, {parent.id}, goes on as the winner: {after.stdout.strip()}")
-        if best not in after.stdout or diff.modified != ["/work/tour.txt"]:
+        if best not in after.stdout or diff.modified != ["/data/tour.txt"]:
             sys.exit("tree_search: that is not the winner's state")
 
 

@@ -200,6 +200,15 @@ class PauseTest(ForkCliCase):
         self.assert_fails(1, "is not paused", "resume", sandbox)
 
 
+class ReclaimTest(ForkCliCase):
+    def test_it_says_how_much(self):
+        sandbox = self.create()
+        self.assert_runs("exec", sandbox, "c = bytearray(b'x' * (64 << 20)); del c")
+        self.assertRegex(self.assert_runs("reclaim", sandbox).stdout, r"^\d+\.\d MiB\n$")
+        self.assertEqual(json.loads(self.assert_runs("reclaim", "--json", sandbox).stdout).keys(),
+                         {"reclaimed_mb", "timings"})
+
+
 class TreeTest(ForkCliCase):
     def setUp(self):
         super().setUp()

@@ -226,6 +226,13 @@ class PauseTest(ForkSdkCase):
                 sandbox.resume()
 
 
+class ReclaimTest(ForkSdkCase):
+    def test_free_memory_is_given_back(self):
+        with self.create() as sandbox:
+            sandbox.run_code("b = bytes(64 << 20); c = bytearray(b'x' * (64 << 20)); del b, c")
+            self.assertGreater(sandbox.reclaim(), 32)
+
+
 class TreeTest(ForkSdkCase):
     def test_tree(self):
         with self.create() as parent:

@@ -252,6 +252,37 @@ static void the_pool_refills_when_nobody_waits(void **state)
 	wait_for_pool(h, 2);
 }
 
+/* Meanwhile the loop's clock stands still. */
+static void on_created_slowly(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
+{
+	uint64_t end = clock_monotonic_ns() + 30 * 1000000u;
+
+	on_created(arg, sandbox, err);
+	while (clock_monotonic_ns() < end)
+		;
+}
+
+/* More than half of it is left, so only quiet brings it back to its level. */
+static void a_pool_that_is_little_used_is_filled_up_again(void **state)
+{
+	struct harness *h = *state;
+	const struct sandbox_params params = { .template_name = "fake" };
+
+	h->engine->limits.pool_size = 8;
+	h->engine->limits.pool_delay = 20 * 1000000u;
+	(void)create_ok(h, "agent");
+	for (int i = 0; i < 3; i++) {
+		struct created created = { 0 };
+
+		wait_for_pool(h, 8);
+		assert_int_equal(engine_sandbox_create(h->engine, &params, on_created_slowly,
+						       &created, NULL),
+				 0);
+		harness_wait(h, &created.done);
+	}
+	wait_for_pool(h, 8);
+}
+
 static void an_idle_pool_gives_up_its_shells(void **state)
 {
 	struct harness *h = *state;
@@ -318,6 +349,7 @@ int main(void)
 		TEST(a_worker_that_cannot_restore_fails_its_sandbox_alone),
 		TEST(unused_templates_go_beyond_the_limit),
 		TEST(the_pool_refills_when_nobody_waits),
+		TEST(a_pool_that_is_little_used_is_filled_up_again),
 		TEST(an_idle_pool_gives_up_its_shells),
 		TEST(shells_that_cannot_start_fail_the_create),
 		TEST(workers_are_told_what_the_first_found_out),

@@ -329,6 +329,15 @@ class Sandbox:
         self._check_open()
         return SandboxInfo.from_reply(self._transport.call("POST", self._base + "/resume"))
 
+    def reclaim(self) -> float:
+        """Has the machine give back memory that nothing in it uses; returns MiB.
+
+        It also does that by itself, some time after code has run.
+        """
+        self._check_open()
+        reply = self._transport.call("POST", self._base + "/reclaim")
+        return float(reply["reclaimed_mb"])
+
     # ---- the sandbox ----
 
     def info(self) -> SandboxInfo:
