@@ -42,6 +42,7 @@ ISOLATION = os.environ.get("RAMET_TEST_ISOLATION", "full")
 FAKE_WORKER = BUILD / "tests" / "fake-worker"
 RAMET = BIN / "ramet"
 
+REST = 0.5  # seconds after which a daemon that was left alone fills its pool again
 DEADLINE = 60.0  # seconds that anything may take before a test gives up on it
 
 sys.path.insert(0, str(ROOT / "api" / "python"))
@@ -281,12 +282,15 @@ class Daemon:
     def settle(self):
         """Waits until no sandbox comes or goes and the pool of idle machines is full."""
         api = self.api()
+        last = {"pool": None, "since": 0.0}
 
         def settled():
             capacity = api.get("/v1/capacity").json
-            sandboxes = capacity["sandboxes"]
-            return not (capacity["pool"]["starting"] or sandboxes["creating"] or
-                        sandboxes["closing"])
+            sandboxes, pool, now = capacity["sandboxes"], capacity["pool"], time.monotonic()
+            if pool != last["pool"] or pool["starting"] or sandboxes["creating"] or \
+                    sandboxes["closing"]:
+                last.update(pool=pool, since=now)
+            return now - last["since"] > REST  # it is filled again after a moment of quiet
 
         eventually(settled, "the daemon rests")
 

@@ -125,11 +125,11 @@ class LifecycleTest(unittest.TestCase):
 
         threads = [threading.Thread(target=run, args=(code,))
                    for code in ("import time; time.sleep(600)", "1")]
-        for thread in threads:
+        for thread, state in zip(threads, ("running", "waiting")):
             thread.start()
-        harness.eventually(
-            lambda: self.api.get(f"/v1/sandboxes/{sandbox}").json["execs"]["waiting"] == 1,
-            "one exec runs and one waits")
+            harness.eventually(
+                lambda: self.api.get(f"/v1/sandboxes/{sandbox}").json["execs"][state] == 1,
+                f"one exec is {state}")
         self.api.close(sandbox)
         for thread in threads:
             thread.join(harness.DEADLINE)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import harness
 from harness import Daemon, eventually, needs_root, processes_of
+from workers import Workers
 
 
 def mount_count():
@@ -187,12 +188,10 @@ class EndTest(unittest.TestCase):
         self.assertFalse(os.path.exists(self.daemon.socket))
 
     def test_killed_worker_fails_only_its_sandbox(self):
-        before = set(processes_of(self.daemon.home))
-        one = self.api.create()
-        workers = set(processes_of(self.daemon.home)) - before
-        two = self.api.create()
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
+        one, two = self.api.create(), self.api.create()
+        workers = Workers(self.daemon)
+        pid, = (pid for pid, vm in workers.processes().items() if vm == workers.current(one))
+        os.kill(pid, signal.SIGKILL)
         eventually(lambda: self.api.get(f"/v1/sandboxes/{one}").json["state"] == "failed",
                    "the sandbox is known to have failed")
         self.assertTrue(self.api.get(f"/v1/sandboxes/{one}").json["reason"])
