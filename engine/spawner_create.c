@@ -3,22 +3,21 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine/spawner_claim.h"
 #include "engine/spawner_state.h"
-#include "engine/worker_ids.h"
 #include "lib/cleanup.h"
 #include "lib/clock.h"
 #include "lib/log.h"
 
+#define CLAIM_MS (2 * (int)SPAWNER_SHUTDOWN_SEC * 1000)
 #define CLEAN_NS 3000000000ull /* for killing what is left in cgroups */
 
 static int worker_open(const char *path, struct ramet_err *err)
@@ -34,47 +33,21 @@ static int worker_open(const char *path, struct ramet_err *err)
 	return take_fd(&fd);
 }
 
-/* Claims a block of uids for as long as the returned socket is open anywhere:
- * an abstract name (unix(7)) belongs to one and leaves nothing behind. */
-static int uid_block_claim(unsigned int *block, struct ramet_err *err)
-{
-	cleanup_close int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct sockaddr_un name = { .sun_family = AF_UNIX };
-
-	if (fd < 0)
-		return err_errno(err, errno, "cannot make a socket to claim uids with");
-	for (unsigned int i = 0; i < WORKER_UID_BLOCKS; i++) {
-		int len = snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1,
-				   "ramet-worker-uids-%u", worker_uid(i, 0));
-
-		if (bind(fd, (const struct sockaddr *)&name,
-			 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len)) ==
-		    0) {
-			*block = i;
-			return take_fd(&fd);
-		}
-		if (errno != EADDRINUSE)
-			return err_errno(err, errno, "cannot claim uids for workers");
-	}
-	return err_set(err, EBUSY,
-		       "all %u blocks of uids for workers are claimed by sockets called "
-		       "@ramet-worker-uids-*; `ss -xa` shows by whom",
-		       WORKER_UID_BLOCKS);
-}
-
-static int process_fork(struct spawner *spawner, const char *worker_path, struct ramet_err *err)
+/* The claim on the cgroup becomes the spawner's. */
+static int process_fork(struct spawner *spawner, const char *worker_path, int cgroup_claim,
+			struct ramet_err *err)
 {
 	cleanup_close int worker_fd = worker_open(worker_path, err), near = -1, far = -1;
-	cleanup_close int claim_fd = -1, held = -1, gate = -1;
+	cleanup_close int uid_claim = -1, held = -1, gate = -1;
 	struct spawner_process process = { .parent = getpid(), .cgroups = &spawner->cgroups };
 	int sockets[2], pipe_fds[2];
 	char unused;
 
 	if (worker_fd < 0)
 		return worker_fd;
-	claim_fd = uid_block_claim(&spawner->uid_block, err);
-	if (claim_fd < 0)
-		return claim_fd;
+	uid_claim = claim_uid_block(&spawner->uid_block, err);
+	if (uid_claim < 0)
+		return uid_claim;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
 		return err_errno(err, errno, "cannot make the spawner's socket");
 	near = sockets[0];
@@ -85,7 +58,8 @@ static int process_fork(struct spawner *spawner, const char *worker_path, struct
 	held = pipe_fds[1];
 	process.socket = far;
 	process.worker_fd = worker_fd;
-	process.claim_fd = claim_fd;
+	process.claim_fds[0] = uid_claim;
+	process.claim_fds[1] = cgroup_claim;
 	process.uid_block = spawner->uid_block;
 	spawner->pid = fork();
 	if (spawner->pid < 0)
@@ -123,6 +97,7 @@ int spawner_create(sd_event *loop, const char *worker_path, const char *cgroup_n
 		   struct ramet_err *err)
 {
 	struct spawner *new = calloc(1, sizeof(*new));
+	cleanup_close int claim = -1;
 	int ret;
 
 	if (!new)
@@ -136,9 +111,12 @@ int spawner_create(sd_event *loop, const char *worker_path, const char *cgroup_n
 	ret = cgroup_host_detect(CGROUP_MOUNTINFO, cgroup_name, &new->cgroups, err);
 	if (ret < 0)
 		goto fail;
+	claim = ret = claim_cgroup(cgroup_name, CLAIM_MS, err);
+	if (ret < 0)
+		goto fail;
 	cgroup_host_prepare(&new->cgroups);
 	limits_report(&new->cgroups);
-	ret = process_fork(new, worker_path, err);
+	ret = process_fork(new, worker_path, claim, err);
 	if (ret < 0)
 		goto fail;
 	ret = sd_event_add_io(loop, &new->io, new->socket, EPOLLIN, spawner_socket_ready, new);

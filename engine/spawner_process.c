@@ -27,7 +27,7 @@
 #define SOCKET_TAG     UINT64_MAX /* epoll data; a slot number otherwise */
 #define EVENTS_PER_RUN 32
 
-enum { FD_SOCKET = 3, FD_WORKER, FD_CLAIM, FD_FREE };
+enum { FD_SOCKET = 3, FD_WORKER, FD_UID_CLAIM, FD_CGROUP_CLAIM, FD_FREE };
 
 struct child {
 	pid_t pid; /* 0: the slot is free */
@@ -78,12 +78,14 @@ static int descriptors_arrange(const struct spawner_process *process)
 	int null = open("/dev/null", O_RDWR);
 	int sock = fcntl(process->socket, F_DUPFD_CLOEXEC, FD_FREE);
 	int worker = fcntl(process->worker_fd, F_DUPFD_CLOEXEC, FD_FREE);
-	int claim = fcntl(process->claim_fd, F_DUPFD_CLOEXEC, FD_FREE);
+	int uids = fcntl(process->claim_fds[0], F_DUPFD_CLOEXEC, FD_FREE);
+	int cgroup = fcntl(process->claim_fds[1], F_DUPFD_CLOEXEC, FD_FREE);
 
-	if (null < 0 || sock < 0 || worker < 0 || claim < 0 || dup2(null, STDIN_FILENO) < 0 ||
-	    dup2(STDERR_FILENO, STDOUT_FILENO) < 0 || dup3(sock, FD_SOCKET, O_CLOEXEC) < 0 ||
-	    dup3(worker, FD_WORKER, O_CLOEXEC) < 0 || dup3(claim, FD_CLAIM, O_CLOEXEC) < 0 ||
-	    close_range(FD_FREE, ~0u, 0) < 0)
+	if (null < 0 || sock < 0 || worker < 0 || uids < 0 || cgroup < 0 ||
+	    dup2(null, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0 ||
+	    dup3(sock, FD_SOCKET, O_CLOEXEC) < 0 || dup3(worker, FD_WORKER, O_CLOEXEC) < 0 ||
+	    dup3(uids, FD_UID_CLAIM, O_CLOEXEC) < 0 ||
+	    dup3(cgroup, FD_CGROUP_CLAIM, O_CLOEXEC) < 0 || close_range(FD_FREE, ~0u, 0) < 0)
 		return -errno;
 	return 0;
 }

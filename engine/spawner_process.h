@@ -40,9 +40,9 @@ struct spawner_event {
 };
 
 struct spawner_process {
-	int socket;    /* to rametd */
-	int worker_fd; /* the worker's binary */
-	int claim_fd;  /* holds the claim on the block of uids */
+	int socket;       /* to rametd */
+	int worker_fd;    /* the worker's binary */
+	int claim_fds[2]; /* hold the claims on the block of uids and on the cgroup */
 	unsigned int uid_block;
 	pid_t parent; /* rametd */
 	const struct cgroup_host *cgroups;

@@ -61,17 +61,26 @@ static inline void spawn_on_exited(void *arg, const char *name, int wait_status)
 	e->details = *spawner_last_exit(d->spawner);
 }
 
-/* `worker` NULL: the test program itself. */
-static inline int daemon_open(struct daemon *d, const char *worker, struct ramet_err *err)
+/* `worker` NULL: the test program itself. `cgroup`: of no other live daemon. */
+static inline int daemon_open_as(struct daemon *d, const char *cgroup, const char *worker,
+				 struct ramet_err *err)
 {
 	memset(d, 0, sizeof(*d));
 	for (size_t i = 0; i < SPAWN_MAX; i++)
 		d->started[i].process.control_fd = d->started[i].process.channel_fd = -1;
-	(void)snprintf(d->cgroup, sizeof(d->cgroup), "ramet-test-%d", getpid());
+	(void)snprintf(d->cgroup, sizeof(d->cgroup), "%s", cgroup);
 	if (sd_event_new(&d->loop) < 0)
 		return -ENOMEM;
 	return spawner_create(d->loop, worker ? worker : "/proc/self/exe", d->cgroup,
 			      spawn_on_exited, d, &d->spawner, err);
+}
+
+static inline int daemon_open(struct daemon *d, const char *worker, struct ramet_err *err)
+{
+	char cgroup[sizeof(d->cgroup)];
+
+	(void)snprintf(cgroup, sizeof(cgroup), "ramet-test-%d", getpid());
+	return daemon_open_as(d, cgroup, worker, err);
 }
 
 static inline void spawned_close(struct spawned *s)

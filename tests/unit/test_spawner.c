@@ -110,9 +110,11 @@ static void two_daemons_share_no_uid(void **state)
 	struct daemon *d = *state, other;
 	struct spawned *a = daemon_start(d, 0, &spawn_limits), *b;
 	struct ramet_err err;
+	char cgroup[32];
 
-	assert_int_equal(daemon_open(&other, NULL, &err), 0);
-	b = daemon_start(&other, 1, &spawn_limits); /* another name: they share a cgroup */
+	(void)snprintf(cgroup, sizeof(cgroup), "ramet-other-%d", getpid());
+	assert_int_equal(daemon_open_as(&other, cgroup, NULL, &err), 0);
+	b = daemon_start(&other, 0, &spawn_limits);
 	assert_true(a->process.uid + WORKERS_MAX <= b->process.uid ||
 		    b->process.uid + WORKERS_MAX <= a->process.uid);
 	assert_int_equal(kill(b->process.pid, SIGKILL), 0);

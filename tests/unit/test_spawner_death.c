@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "engine/spawner_claim.h"
 #include "tests/fake/spawn.h"
 
 static int setup(void **state)
@@ -59,9 +60,9 @@ static void spawner_holds_none_of_the_daemons_descriptors(void **state)
 {
 	const struct daemon *d = *state;
 
-	/* 0, 1, 2, the socket, the worker program, the claim on uids, epoll, the
-	 * worker's pidfd; and "." and ".." of the directory. */
-	assert_int_equal(fds_open(d->spawner->pid), 8 + 2);
+	/* 0, 1, 2, the socket, the worker program, the claims on uids and cgroup,
+	 * epoll, the worker's pidfd; and "." and ".." of the directory. */
+	assert_int_equal(fds_open(d->spawner->pid), 9 + 2);
 }
 
 static void spawner_leaves_stopping_to_the_daemon(void **state)
@@ -286,6 +287,27 @@ static void all_die_even_if_the_spawner_is_stuck(void **state)
 	family_end(&family);
 }
 
+/* It removes the cgroup that the next one would use, as its last act. */
+static void the_next_daemon_waits_for_the_last_ones_spawner(void **state)
+{
+	struct family family;
+	struct ramet_err err;
+	int claim;
+
+	(void)state;
+	family_start(&family, false);
+	assert_int_equal(pidfd_send_signal(family.spawner, SIGSTOP, NULL, 0), 0);
+	assert_int_equal(kill(family.daemon, SIGKILL), 0);
+	assert_int_equal(claim_cgroup(family.cgroup, 10, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, family.cgroup));
+	assert_int_equal(pidfd_send_signal(family.spawner, SIGCONT, NULL, 0), 0);
+	claim = claim_cgroup(family.cgroup, 10000, &err);
+	assert_true(claim >= 0);
+	assert_false(cgroup_left(family.cgroup));
+	(void)close(claim);
+	family_end(&family);
+}
+
 static void stale_cgroups_are_emptied_and_removed(void **state)
 {
 	struct family family;
@@ -338,6 +360,7 @@ int main(int argc, char **argv, char **envp)
 		cmocka_unit_test(destroy_does_not_wait_for_a_stuck_spawner),
 		cmocka_unit_test(all_die_with_a_killed_daemon),
 		cmocka_unit_test(all_die_even_if_the_spawner_is_stuck),
+		cmocka_unit_test(the_next_daemon_waits_for_the_last_ones_spawner),
 		cmocka_unit_test(stale_cgroups_are_emptied_and_removed),
 		cmocka_unit_test(cleaning_where_nothing_is_left_is_fine),
 	};
