@@ -3,13 +3,15 @@
 
 #include "api/server/request.h"
 
-struct pending *pending_new(struct request *request)
+struct pending *pending_begin(struct request *request)
 {
 	struct server *server = request->server;
 	struct pending *pending = calloc(1, sizeof(*pending));
 
-	if (!pending)
+	if (!pending) {
+		reply_no_memory(request);
 		return NULL;
+	}
 	pending->server = server;
 	pending->request = request;
 	pending->next = server->pending;
@@ -30,6 +32,28 @@ void pending_free(struct pending *pending)
 	if (pending->next)
 		pending->next->prev = pending->prev;
 	free(pending);
+}
+
+void pending_begun(struct pending *pending, int r, const struct ramet_err *err)
+{
+	struct request *request = pending->request;
+
+	if (r < 0) {
+		pending_free(pending);
+		reply_engine_error(request, err);
+		return;
+	}
+	request->state = pending;
+}
+
+struct request *pending_end(struct pending *pending)
+{
+	struct request *request = pending->request;
+
+	pending_free(pending);
+	if (request)
+		request->state = NULL;
+	return request;
 }
 
 void pending_release(struct request *request)

@@ -165,7 +165,17 @@ struct pending {
 	char id[SANDBOX_ID_MAX];
 };
 
-struct pending *pending_new(struct request *request);
+/* Before the engine call, whose argument it is. Answers 503 and returns NULL
+ * without memory. */
+struct pending *pending_begin(struct request *request);
+/* After the engine call: when it returned -errno answers with `err` and frees
+ * `pending`; else the request waits for pending_end(). */
+void pending_begun(struct pending *pending, int r, const struct ramet_err *err);
+/* In the engine's callback: frees `pending`. Returns the request to answer, or
+ * NULL when its client is gone. */
+struct request *pending_end(struct pending *pending);
+
+/* One that no callback comes for any more; NULL is fine. */
 void pending_free(struct pending *pending);
 
 /* A request_ops.release for routes whose state is a struct pending: the engine

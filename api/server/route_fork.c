@@ -54,16 +54,14 @@ static void children_close(const struct fork_result *result)
 
 static void forked(void *arg, const struct fork_result *result, const struct ramet_err *err)
 {
-	struct pending *pending = arg;
-	struct request *request = pending->request;
+	const struct server *server = ((struct pending *)arg)->server;
+	struct request *request = pending_end(arg);
 
-	if (request)
-		request->state = NULL;
-	else if (!pending->server->stopping)
-		children_close(result);
-	pending_free(pending);
-	if (!request)
+	if (!request) {
+		if (!server->stopping)
+			children_close(result);
 		return;
+	}
 	if (!result) {
 		reply_engine_error(request, err);
 		return;
@@ -89,17 +87,9 @@ static void fork_begin(struct request *request, json_t *body)
 	if (!parent || !metadata_read(request, json_object_get(body, "metadata"),
 				      &params.metadata_count, params.metadata))
 		return;
-	pending = pending_new(request);
-	if (!pending) {
-		reply_no_memory(request);
-		return;
-	}
-	if (sandbox_fork(parent, &params, forked, pending, &err) < 0) {
-		pending_free(pending);
-		reply_engine_error(request, &err);
-		return;
-	}
-	request->state = pending;
+	pending = pending_begin(request);
+	if (pending)
+		pending_begun(pending, sandbox_fork(parent, &params, forked, pending, &err), &err);
 }
 
 static void fork_end(struct request *request)
@@ -124,13 +114,10 @@ const struct request_ops route_fork = {
 /* A sandbox_cb: what became of a sandbox that goes on. */
 static void changed(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
 {
-	struct pending *pending = arg;
-	struct request *request = pending->request;
+	struct request *request = pending_end(arg);
 
-	pending_free(pending);
 	if (!request)
 		return;
-	request->state = NULL;
 	if (sandbox)
 		reply_json(request, MHD_HTTP_OK, sandbox_json(sandbox));
 	else
@@ -143,21 +130,10 @@ static void merge_end(struct request *request)
 	struct sandbox *winner =
 		parent ? request_sandbox_by_id(request, request->other_id, true) : NULL;
 	struct ramet_err err = { 0 };
-	struct pending *pending;
+	struct pending *pending = winner ? pending_begin(request) : NULL;
 
-	if (!winner)
-		return;
-	pending = pending_new(request);
-	if (!pending) {
-		reply_no_memory(request);
-		return;
-	}
-	if (sandbox_merge(parent, winner, changed, pending, &err) < 0) {
-		pending_free(pending);
-		reply_engine_error(request, &err);
-		return;
-	}
-	request->state = pending;
+	if (pending)
+		pending_begun(pending, sandbox_merge(parent, winner, changed, pending, &err), &err);
 }
 
 const struct request_ops route_merge = {
@@ -170,21 +146,10 @@ static void pause_end(struct request *request)
 {
 	struct sandbox *sandbox = request_sandbox(request, true);
 	struct ramet_err err = { 0 };
-	struct pending *pending;
+	struct pending *pending = sandbox ? pending_begin(request) : NULL;
 
-	if (!sandbox)
-		return;
-	pending = pending_new(request);
-	if (!pending) {
-		reply_no_memory(request);
-		return;
-	}
-	if (sandbox_pause(sandbox, changed, pending, &err) < 0) {
-		pending_free(pending);
-		reply_engine_error(request, &err);
-		return;
-	}
-	request->state = pending;
+	if (pending)
+		pending_begun(pending, sandbox_pause(sandbox, changed, pending, &err), &err);
 }
 
 const struct request_ops route_pause = {

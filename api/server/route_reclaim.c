@@ -5,13 +5,10 @@
 
 static void reclaimed(void *arg, uint64_t bytes, const struct ramet_err *err)
 {
-	struct pending *pending = arg;
-	struct request *request = pending->request;
+	struct request *request = pending_end(arg);
 
-	pending_free(pending);
 	if (!request)
 		return;
-	request->state = NULL;
 	if (err)
 		reply_engine_error(request, err);
 	else
@@ -23,21 +20,10 @@ static void reclaim_end(struct request *request)
 {
 	struct sandbox *sandbox = request_sandbox(request, true);
 	struct ramet_err err = { 0 };
-	struct pending *pending;
+	struct pending *pending = sandbox ? pending_begin(request) : NULL;
 
-	if (!sandbox)
-		return;
-	pending = pending_new(request);
-	if (!pending) {
-		reply_no_memory(request);
-		return;
-	}
-	if (sandbox_reclaim(sandbox, reclaimed, pending, &err) < 0) {
-		pending_free(pending);
-		reply_engine_error(request, &err);
-		return;
-	}
-	request->state = pending;
+	if (pending)
+		pending_begun(pending, sandbox_reclaim(sandbox, reclaimed, pending, &err), &err);
 }
 
 const struct request_ops route_reclaim = {

@@ -1,5 +1,4 @@
 /* POST and GET /v1/sandboxes, GET and DELETE /v1/sandboxes/{id}, its console. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,20 +49,18 @@ static bool params_read(struct request *request, json_t *body, struct sandbox_pa
 
 static void created(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
 {
-	struct pending *pending = arg;
-	struct request *request = pending->request;
+	const struct server *server = ((struct pending *)arg)->server;
+	struct request *request = pending_end(arg);
 	struct ramet_err ignored;
 	char location[sizeof("/v1/sandboxes/") + SANDBOX_ID_MAX];
 	struct sandbox_info info;
 	json_t *object;
 
-	if (request)
-		request->state = NULL;
-	if (!request && sandbox && !pending->server->stopping)
-		(void)sandbox_close(sandbox, NULL, NULL, &ignored); /* nobody knows its id */
-	pending_free(pending);
-	if (!request)
+	if (!request) {
+		if (sandbox && !server->stopping) /* nobody knows its id */
+			(void)sandbox_close(sandbox, NULL, NULL, &ignored);
 		return;
+	}
 	if (!sandbox) {
 		reply_engine_error(request, err);
 		return;
@@ -85,27 +82,16 @@ static void create_end(struct request *request)
 	struct pending *pending;
 	struct ramet_err err = { 0 };
 	json_t *body = request_json(request, create_fields);
-	int ret;
 
 	if (!body)
 		return;
-	if (!params_read(request, body, &params)) {
-		json_decref(body);
-		return;
-	}
-	pending = pending_new(request);
-	if (!pending)
-		ret = err_set(&err, ENOMEM, "out of memory");
-	else
-		ret = engine_sandbox_create(request->server->engine, &params, created, pending,
-					    &err);
+	pending = params_read(request, body, &params) ? pending_begin(request) : NULL;
+	if (pending)
+		pending_begun(pending,
+			      engine_sandbox_create(request->server->engine, &params, created,
+						    pending, &err),
+			      &err);
 	json_decref(body);
-	if (!ret) {
-		request->state = pending;
-		return;
-	}
-	pending_free(pending);
-	reply_engine_error(request, &err);
 }
 
 const struct request_ops route_create = {
@@ -164,16 +150,14 @@ const struct request_ops route_console = { .end = console_end };
 
 static void closed(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
 {
-	struct pending *pending = arg;
-	struct request *request = pending->request;
+	struct request *request;
 	char id[SANDBOX_ID_MAX];
 
 	(void)sandbox;
-	memcpy(id, pending->id, sizeof(id));
-	pending_free(pending);
+	memcpy(id, ((struct pending *)arg)->id, sizeof(id));
+	request = pending_end(arg);
 	if (!request)
 		return;
-	request->state = NULL;
 	if (err && err->code)
 		reply_engine_error(request, err);
 	else
@@ -195,20 +179,11 @@ static void delete_end(struct request *request)
 		return;
 	}
 	sandbox = request_sandbox(request, false);
-	if (!sandbox)
+	pending = sandbox ? pending_begin(request) : NULL;
+	if (!pending)
 		return;
-	pending = pending_new(request);
-	if (!pending) {
-		reply_no_memory(request);
-		return;
-	}
 	(void)snprintf(pending->id, sizeof(pending->id), "%s", request->sandbox_id);
-	if (sandbox_close(sandbox, closed, pending, &err)) {
-		pending_free(pending);
-		reply_engine_error(request, &err);
-		return;
-	}
-	request->state = pending;
+	pending_begun(pending, sandbox_close(sandbox, closed, pending, &err), &err);
 }
 
 const struct request_ops route_delete = { .end = delete_end, .release = pending_release };
