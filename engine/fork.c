@@ -9,13 +9,12 @@
 #include "engine/fork.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/cleanup.h"
 #include "lib/clock.h"
 #include "lib/log.h"
+#include "lib/meminfo.h"
 
 static void fork_free(struct fork *fork)
 {
@@ -141,26 +140,13 @@ static void fork_on_shells(void *arg, const struct ramet_err *err)
 
 /* ---- the beginning ---- */
 
-/* MemAvailable of proc(5), bytes; UINT64_MAX when it is not told. */
-static uint64_t memory_available(void)
-{
-	cleanup_file FILE *file = fopen("/proc/meminfo", "re");
-	unsigned long long kib;
-	char line[128];
-
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			return kib * KIB;
-	return UINT64_MAX;
-}
-
 static int fork_check_room(const struct sandbox *parent, unsigned int count,
 			   const struct pool_kind *kind, struct ramet_err *err)
 {
 	const struct engine *engine = parent->engine;
 	unsigned int ready = pool_ready(engine, kind);
 	unsigned int more = count + 1 > ready ? count + 1 - ready : 0;
-	uint64_t available;
+	struct meminfo host;
 	int r = sandbox_check_room(engine, count, err);
 
 	if (r == 0 && parent->vm->memory)
@@ -172,14 +158,14 @@ static int fork_check_room(const struct sandbox *parent, unsigned int count,
 			       "a fork into %u needs %u more workers, and %u of %u run already; "
 			       "close some sandboxes",
 			       count, more, engine->vm_count, WORKERS_MAX);
-	available = memory_available();
-	if (available / engine->limits.fork_child_memory < count)
+	/* What the host does not tell stops nobody. */
+	if (meminfo_read(&host) == 0 && host.available / engine->limits.fork_child_memory < count)
 		return err_set(err, EAGAIN,
 			       "%u children need %llu MiB of free memory, and %llu are available "
 			       "(limit fork_child_memory)",
 			       count,
 			       (unsigned long long)(count * engine->limits.fork_child_memory / MIB),
-			       (unsigned long long)(available / MIB));
+			       (unsigned long long)(host.available / MIB));
 	return 0;
 }
 

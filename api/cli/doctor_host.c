@@ -9,6 +9,7 @@
 #include "api/cli/doctor.h"
 #include "engine/template.h"
 #include "lib/cleanup.h"
+#include "lib/meminfo.h"
 
 #define FILES_WANTED  16384u
 #define MAPS_WANTED   65530ul
@@ -134,18 +135,17 @@ void check_maps(const struct doctor *doctor, struct finding *finding)
 
 void check_memory(const struct doctor *doctor, struct finding *finding)
 {
-	cleanup_file FILE *file = fopen("/proc/meminfo", "re");
-	unsigned long kib, available = 0;
-	char line[128];
+	struct meminfo host;
+	unsigned long available; /* MiB */
 
 	(void)doctor;
-	while (file && !available && fgets(line, sizeof(line), file))
-		if (sscanf(line, "MemAvailable: %lu kB", &kib) == 1)
-			available = kib / 1024;
-	if (!available)
+	if (meminfo_read(&host) < 0) {
 		finding_bad(finding, FINDING_WARN, "mount proc on /proc",
 			    "cannot read /proc/meminfo");
-	else if (available < MEMORY_WANTED)
+		return;
+	}
+	available = host.available / (1024 * 1024);
+	if (available < MEMORY_WANTED)
 		finding_bad(finding, FINDING_WARN,
 			    "free some, or create sandboxes with a smaller memory_mb",
 			    "%lu MiB available; a sandbox takes 512 MiB by default", available);

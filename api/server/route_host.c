@@ -1,12 +1,8 @@
 /* GET /v1/healthz, /v1/version, /v1/capacity. */
-#include <errno.h>
-#include <stdio.h>
-#include <string.h>
-
 #include "api/server/request.h"
 #include "guest/protocol.h"
-#include "lib/cleanup.h"
 #include "lib/clock.h"
+#include "lib/meminfo.h"
 
 static void healthz_end(struct request *request)
 {
@@ -44,24 +40,9 @@ static bool usage_add(void *arg, struct sandbox *sandbox)
 	return true;
 }
 
-/* MiB of memory the host has and has available (proc_meminfo(5)). */
-static int host_memory(json_int_t *total, json_int_t *available)
+static json_int_t mib(uint64_t bytes)
 {
-	cleanup_file FILE *file = fopen("/proc/meminfo", "re");
-	unsigned long long kib;
-	int found = 0;
-	char line[128];
-
-	while (file && found < 2 && fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "MemTotal: %llu kB", &kib) == 1) {
-			*total = (json_int_t)(kib / 1024);
-			found++;
-		} else if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) {
-			*available = (json_int_t)(kib / 1024);
-			found++;
-		}
-	}
-	return found == 2 ? 0 : -EIO;
+	return (json_int_t)(bytes / (1024 * 1024));
 }
 
 static json_t *counts_json(const struct engine_counts *counts)
@@ -76,11 +57,11 @@ static json_t *counts_json(const struct engine_counts *counts)
 static void capacity_end(struct request *request)
 {
 	struct server *server = request->server;
-	json_int_t total = 0, available = 0;
 	struct usage usage = { 0 };
 	struct engine_counts counts;
+	struct meminfo host;
 
-	if (host_memory(&total, &available)) {
+	if (meminfo_read(&host) < 0) {
 		reply_error(request, MHD_HTTP_INTERNAL_SERVER_ERROR, "internal",
 			    "cannot read the host's memory from /proc/meminfo");
 		return;
@@ -91,9 +72,9 @@ static void capacity_end(struct request *request)
 		   json_pack("{s:o, s:{s:I, s:I}, s:{s:I}, s:{s:I, s:I, s:I}}", "sandboxes",
 			     counts_json(&counts), "pool", "ready", (json_int_t)counts.shells_ready,
 			     "starting", (json_int_t)counts.shells_starting, "execs", "running",
-			     usage.execs, "memory_mb", "host_total", total, "host_available",
-			     available, "sandboxes",
-			     (json_int_t)(usage.memory_bytes / (1024 * 1024))));
+			     usage.execs, "memory_mb", "host_total", mib(host.total),
+			     "host_available", mib(host.available), "sandboxes",
+			     mib(usage.memory_bytes)));
 }
 
 const struct request_ops route_capacity = { .end = capacity_end };
