@@ -248,7 +248,8 @@ struct exec_exit {
 
 struct exec_callbacks {
 	/* Any number of times. `stream`: enum output_stream. The consumer must
-	 * return the bytes with exec_consumed() or output stops. */
+	 * return the bytes with exec_consumed() or output stops. NULL: output is
+	 * thrown away. */
 	void (*output)(void *arg, int stream, uint64_t time_ns, const char *data, size_t len);
 	/* Once, last; `exit` is NULL when err is set (sandbox died, queue full, ...). The
 	 * exec handle is gone after it returns. */

@@ -83,7 +83,7 @@ static int exec_output(struct exec *exec, const struct frame *frame, struct rame
 		exec->passed += length;
 	if (exec->passed > exec->message.output_limit)
 		return err_set(err, EPROTO, "the agent sent more output than the exec's limit");
-	if (exec->abandoned) {
+	if (exec->abandoned || !exec->callbacks.output) {
 		exec_consumed(exec, length); /* so that the guest comes to an end */
 		return 0;
 	}

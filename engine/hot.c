@@ -174,15 +174,6 @@ static void lesson_counted(struct worker_stats *request, const struct control_st
 	lesson_end(lesson, cause.code ? &cause : NULL);
 }
 
-static void lesson_output(void *arg, int stream, uint64_t time_ns, const char *data, size_t len)
-{
-	(void)arg;
-	(void)stream;
-	(void)time_ns;
-	(void)data;
-	(void)len; /* what it prints needs no credit */
-}
-
 static void lesson_ran(void *arg, const struct exec_exit *result, const struct ramet_err *err)
 {
 	struct lesson *lesson = arg;
@@ -206,8 +197,7 @@ static void lesson_ran(void *arg, const struct exec_exit *result, const struct r
 
 static void lesson_ready(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
 {
-	static const struct exec_callbacks callbacks = { .output = lesson_output,
-							 .done = lesson_ran };
+	static const struct exec_callbacks callbacks = { .done = lesson_ran };
 	static const struct exec_params params = { .language = EXEC_PYTHON,
 						   .code = "1",
 						   .code_length = 1 };

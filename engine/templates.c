@@ -156,15 +156,6 @@ static void image_on_frozen(void *arg, struct frozen *frozen, const struct freez
 	memory_wait_filled(frozen->memory, image_on_filled, image);
 }
 
-static void warm_output(void *arg, int stream, uint64_t time_ns, const char *data, size_t len)
-{
-	(void)arg;
-	(void)stream;
-	(void)time_ns;
-	(void)data;
-	(void)len; /* what `pass` does not print needs no credit */
-}
-
 /* A template that could not be made smaller is as good. */
 static void warm_reclaimed(void *arg, uint64_t bytes, const struct ramet_err *err)
 {
@@ -197,7 +188,7 @@ static void warm_done(void *arg, const struct exec_exit *result, const struct ra
 
 static void image_on_booted(void *arg, struct sandbox *sandbox, const struct ramet_err *err)
 {
-	static const struct exec_callbacks callbacks = { .output = warm_output, .done = warm_done };
+	static const struct exec_callbacks callbacks = { .done = warm_done };
 	static const struct exec_params pass = { .language = EXEC_PYTHON,
 						 .code = "pass",
 						 .code_length = 4 };

@@ -189,6 +189,21 @@ static void much_output_streams_through(void **state)
 	assert_int_equal(ran.total, 50000000);
 }
 
+static void output_that_nobody_takes_stops_nothing(void **state)
+{
+	struct sandbox *sandbox = create_ok(*state, "agent");
+	const struct exec_callbacks callbacks = { .done = ran_callbacks.done };
+	struct exec_params params = { .language = EXEC_BASH,
+				      .code = "flood 5000000",
+				      .code_length = 13 };
+	struct ran ran = { 0 };
+
+	assert_int_equal(sandbox_exec(sandbox, &params, &callbacks, &ran, &ran.exec, NULL), 0);
+	harness_wait(*state, &ran.done);
+	assert_int_equal(ran.err.code, 0);
+	assert_int_equal(ran.total, 0);
+}
+
 static void output_stops_when_it_is_not_consumed(void **state)
 {
 	struct harness *h = *state;
@@ -310,6 +325,7 @@ int main(void)
 		TEST(more_code_than_the_queue_holds_is_refused),
 		TEST(what_the_guest_refuses_ends_with_its_words),
 		TEST(much_output_streams_through),
+		TEST(output_that_nobody_takes_stops_nothing),
 		TEST(output_stops_when_it_is_not_consumed),
 		TEST(consuming_more_than_was_sent_grants_no_more),
 		TEST(one_stalled_reader_does_not_hold_up_files),
