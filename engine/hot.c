@@ -213,57 +213,42 @@ static void lesson_ready(void *arg, struct sandbox *sandbox, const struct ramet_
 	}
 }
 
-/* The sandbox is listed with the builders from here on. */
-static int lesson_begin(struct lesson *lesson, struct sandbox *s, struct image *image,
-			struct ramet_err *err)
+static int lesson_begin(struct lesson *lesson, struct image *image, struct ramet_err *err)
 {
-	const struct pool_kind *kind = image_kind(image);
-	int r;
+	struct sandbox *s;
+	int r = sandbox_make_builder(lesson->engine, image_name(image), image_kind(image),
+				     lesson_ready, lesson, &s, err);
 
-	s->template_name = strdup(image_name(image));
-	s->memory_bytes = kind->memory_bytes;
-	s->isolation = kind->isolation;
-	s->plain = kind->plain;
-	s->builder = true;
-	if (!s->template_name)
-		return err_set(err, ENOMEM, "no memory for a template");
-	r = sandbox_enlist(s, lesson_ready, lesson, err);
 	if (r < 0)
 		return r;
-	r = sandbox_set_ready_deadline(s, s->engine->limits.boot_deadline, err);
-	if (r == 0)
-		r = sandbox_restore_image(s, image, err);
-	if (r < 0)
-		TAILQ_REMOVE(&s->engine->builders, s, link);
-	return r;
+	r = sandbox_restore_image(s, image, err);
+	if (r < 0) {
+		sandbox_delist(s);
+		sandbox_free(s);
+		return r;
+	}
+	memcpy(lesson->copy, s->id, sizeof(lesson->copy));
+	return 0;
 }
 
 void hot_learn(struct engine *engine, struct image *image)
 {
-	struct lesson *lesson = calloc(1, sizeof(*lesson));
-	struct sandbox *s = sandbox_alloc(engine, NULL);
+	struct hot *hot = image_frozen(image)->hot;
+	struct lesson *lesson = hot ? calloc(1, sizeof(*lesson)) : NULL;
 	struct ramet_err err;
-	int r = -ENOMEM;
+	int r;
 
-	if (!lesson || !s || !image_frozen(image)->hot) {
-		free(lesson);
-		if (s)
-			sandbox_free(s);
+	if (!lesson)
 		return;
-	}
 	lesson->engine = engine;
-	lesson->hot = hot_ref(image_frozen(image)->hot);
+	lesson->hot = hot_ref(hot);
 	lesson->memory_bytes = guest_memory_bytes(image_kind(image)->memory_bytes);
 	lesson->bitmap_fd = memfd_create("ramet-hot", MFD_CLOEXEC);
 	if (lesson->bitmap_fd < 0 ||
 	    ftruncate(lesson->bitmap_fd, (off_t)(lesson->memory_bytes / PAGE_SIZE / 8)) < 0)
-		(void)err_errno(&err, errno, "cannot make a file for a bitmap");
+		r = err_errno(&err, errno, "cannot make a file for a bitmap");
 	else
-		r = lesson_begin(lesson, s, image, &err);
-	if (r < 0) {
-		sandbox_free(s);
+		r = lesson_begin(lesson, image, &err);
+	if (r < 0)
 		lesson_end(lesson, &err);
-		return;
-	}
-	memcpy(lesson->copy, s->id, sizeof(lesson->copy));
 }

@@ -149,6 +149,12 @@ int sandbox_boot(struct sandbox *sandbox, struct ramet_err *err);
 struct sandbox *sandbox_alloc(struct engine *engine, struct ramet_err *err);
 /* Gives it an id and lists it; its creator will be called back. */
 int sandbox_enlist(struct sandbox *sandbox, sandbox_cb done, void *arg, struct ramet_err *err);
+/* Makes one that nobody can find, in engine->builders; what its guest is made of is
+ * the caller's, until limits.boot_deadline. Undone by sandbox_delist() and
+ * sandbox_free(). */
+int sandbox_make_builder(struct engine *engine, const char *template_name,
+			 const struct pool_kind *kind, sandbox_cb done, void *arg,
+			 struct sandbox **builder, struct ramet_err *err);
 /* Nobody can find it any more; its record goes. */
 void sandbox_delist(struct sandbox *sandbox);
 /* -EAGAIN when `more` sandboxes are above the limit. */

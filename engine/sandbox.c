@@ -121,6 +121,32 @@ int sandbox_enlist(struct sandbox *sandbox, sandbox_cb done, void *arg, struct r
 	return 0;
 }
 
+int sandbox_make_builder(struct engine *engine, const char *template_name,
+			 const struct pool_kind *kind, sandbox_cb done, void *arg,
+			 struct sandbox **builder, struct ramet_err *err)
+{
+	struct sandbox *s = sandbox_alloc(engine, err);
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	s->builder = true;
+	s->memory_bytes = kind->memory_bytes;
+	s->isolation = kind->isolation;
+	s->plain = kind->plain;
+	s->template_name = strdup(template_name);
+	r = s->template_name ? sandbox_set_ready_deadline(s, engine->limits.boot_deadline, err)
+			     : err_set(err, ENOMEM, "no memory for a template");
+	if (r == 0)
+		r = sandbox_enlist(s, done, arg, err);
+	if (r < 0) {
+		sandbox_free(s);
+		return r;
+	}
+	*builder = s;
+	return 0;
+}
+
 void sandbox_delist(struct sandbox *sandbox)
 {
 	struct engine *engine = sandbox->engine;

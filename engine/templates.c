@@ -208,29 +208,17 @@ static void image_on_booted(void *arg, struct sandbox *sandbox, const struct ram
 
 static int image_build(struct image *image, struct template_files *files, struct ramet_err *err)
 {
-	struct engine *engine = image->engine;
-	struct sandbox *s = sandbox_alloc(engine, err);
-	int r;
+	struct sandbox *s;
+	int r = sandbox_make_builder(image->engine, image->name, &image->kind, image_on_booted,
+				     image, &s, err);
 
-	if (!s)
-		return -ENOMEM;
-	s->template_name = strdup(image->name);
-	s->memory_bytes = image->kind.memory_bytes;
-	s->isolation = image->kind.isolation;
-	s->plain = image->kind.plain;
+	if (r < 0)
+		return r;
 	s->image = *files;
 	*files = (struct template_files){ -1, { -1, -1, -1 } };
-	s->builder = true;
-	r = s->template_name ? sandbox_enlist(s, image_on_booted, image, err)
-			     : err_set(err, ENOMEM, "no memory for a template");
-	if (r == 0) {
-		r = sandbox_boot(s, err);
-		if (r == 0)
-			r = sandbox_set_ready_deadline(s, engine->limits.boot_deadline, err);
-		if (r < 0)
-			TAILQ_REMOVE(&engine->builders, s, link);
-	}
+	r = sandbox_boot(s, err);
 	if (r < 0) {
+		sandbox_delist(s);
 		sandbox_free(s);
 		return r;
 	}
