@@ -13,6 +13,7 @@
 #include <sys/queue.h>
 
 #include "engine/vm.h"
+#include "guest/protocol.h"
 #include "uffd/extent_map.h"
 
 struct memory_layer;
@@ -75,7 +76,7 @@ struct frozen {
 	uint64_t state_bytes, map_bytes;
 	struct agent_snapshot *agent;
 	struct exec_snapshot *execs;
-	uint32_t handles[64]; /* FILE_HANDLES_MAX; open in the guest for nobody */
+	uint32_t handles[FILE_HANDLES_MAX]; /* open in the guest for nobody */
 	size_t handle_count;
 };
 
