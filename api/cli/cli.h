@@ -69,12 +69,20 @@ int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Parses only common options; the operands follow at argv[optind]. -1: go on. */
 int cli_options(struct cli *cli, int argc, char **argv);
 
+/* The same for `verb`, which takes one id: argv[optind]. */
+int cli_one_id(struct cli *cli, int argc, char **argv, const char *verb);
+
 /* Writes text from a guest to a terminal or file: control characters, which a
  * terminal would obey, as \xNN. */
 void print_safe(FILE *out, const char *text);
 
 /* Adds NAME=VALUE to the object "metadata" of a request. -1: go on. */
 int cli_metadata(struct cli *cli, json_t *body, const char *pair);
+
+/* Adds the number `text`, 1 or more, as `key`; else complains that `option` wants a
+ * number of `what`. -1: go on. */
+int cli_number(const struct cli *cli, json_t *body, const char *key, const char *text,
+	       const char *option, const char *what);
 
 /* A reply on stdout, as --json wants it. */
 void print_json(const json_t *reply);
@@ -112,6 +120,10 @@ void reply_clear(struct reply *reply);
  * error; else 0 and the reply is the caller's to clear. */
 int client_call(const struct cli *cli, const char *method, const char *path, json_t *body,
 		struct reply *reply);
+
+/* client_call() for "/v1/sandboxes/<id><rest>". */
+int client_call_sandbox(const struct cli *cli, const char *method, const char *id, const char *rest,
+			json_t *body, struct reply *reply);
 
 struct transfer {
 	/* Reply bytes of a 200; returns false to give up. */

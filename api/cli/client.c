@@ -234,6 +234,14 @@ char *client_path(const char *id, const char *rest, const char *path)
 	return text;
 }
 
+int client_call_sandbox(const struct cli *cli, const char *method, const char *id, const char *rest,
+			json_t *body, struct reply *reply)
+{
+	cleanup_free char *path = client_path(id, rest, NULL);
+
+	return path ? client_call(cli, method, path, body, reply) : cli_fail("out of memory");
+}
+
 bool client_probe(const struct cli *cli, char *text, size_t size)
 {
 	const char *version = NULL;

@@ -63,6 +63,15 @@ int cli_options(struct cli *cli, int argc, char **argv)
 	return -1;
 }
 
+int cli_one_id(struct cli *cli, int argc, char **argv, const char *verb)
+{
+	int status = cli_options(cli, argc, argv);
+
+	if (status < 0 && argc - optind != 1)
+		status = cli_usage(cli, "%s wants one id", verb);
+	return status;
+}
+
 void print_safe(FILE *out, const char *text)
 {
 	for (; *text; text++) {
@@ -93,6 +102,20 @@ int cli_metadata(struct cli *cli, json_t *body, const char *pair)
 	free(name);
 	if (ret)
 		return cli_usage(cli, "--metadata \"%s\" is not UTF-8", pair);
+	return -1;
+}
+
+int cli_number(const struct cli *cli, json_t *body, const char *key, const char *text,
+	       const char *option, const char *what)
+{
+	long long value;
+	char *end;
+
+	errno = 0;
+	value = strtoll(text, &end, 10);
+	if (errno || end == text || *end || value < 1)
+		return cli_usage(cli, "%s wants a number of %s, not \"%s\"", option, what, text);
+	(void)json_object_set_new(body, key, json_integer(value));
 	return -1;
 }
 

@@ -1,7 +1,4 @@
 /* ramet create */
-#include <errno.h>
-#include <stdlib.h>
-
 #include "api/cli/cli.h"
 
 static const struct option options[] = {
@@ -9,19 +6,6 @@ static const struct option options[] = {
 	{ "isolation", required_argument, NULL, 'i' }, { "metadata", required_argument, NULL, 'l' },
 	{ "plain", no_argument, NULL, 'p' },           CLI_COMMON_OPTIONS,
 };
-
-static int memory_set(struct cli *cli, json_t *body, const char *text)
-{
-	char *end;
-	long value;
-
-	errno = 0;
-	value = strtol(text, &end, 10);
-	if (errno || end == text || *end || value < 1)
-		return cli_usage(cli, "--memory wants a number of MiB, not \"%s\"", text);
-	(void)json_object_set_new(body, "memory_mb", json_integer(value));
-	return -1;
-}
 
 /* Returns -1 to go on. */
 static int option_take(struct cli *cli, int option, json_t *body)
@@ -37,7 +21,7 @@ static int option_take(struct cli *cli, int option, json_t *body)
 		(void)json_object_set_new(body, "plain", json_true());
 		return -1;
 	case 'm':
-		return memory_set(cli, body, optarg);
+		return cli_number(cli, body, "memory_mb", optarg, "--memory", "MiB");
 	case 'l':
 		return cli_metadata(cli, body, optarg);
 	}

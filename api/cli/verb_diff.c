@@ -140,7 +140,6 @@ static json_t *body_make(char **operands, int count, bool text)
 
 int verb_diff(struct cli *cli, int argc, char **argv)
 {
-	cleanup_free char *path = NULL;
 	struct reply reply = { 0 };
 	bool text = false;
 	int option, status;
@@ -160,10 +159,9 @@ int verb_diff(struct cli *cli, int argc, char **argv)
 	for (int i = optind + 2; i < argc; i++)
 		if (argv[i][0] != '/')
 			return cli_usage(cli, "\"%s\" is not an absolute path", argv[i]);
-	path = client_path(argv[optind], "/diff", NULL);
 	body = body_make(argv + optind, argc - optind, text);
-	status = path && body ? client_call(cli, "POST", path, body, &reply)
-			      : cli_fail("out of memory, or a path is not UTF-8");
+	status = body ? client_call_sandbox(cli, "POST", argv[optind], "/diff", body, &reply)
+		      : cli_fail("out of memory, or a path is not UTF-8");
 	json_decref(body);
 	if (status)
 		return status;

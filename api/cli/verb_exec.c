@@ -255,19 +255,6 @@ static int timeout_set(struct cli *cli, json_t *body, const char *text)
 	return -1;
 }
 
-static int limit_set(struct cli *cli, json_t *body, const char *text)
-{
-	char *end;
-	long long bytes;
-
-	errno = 0;
-	bytes = strtoll(text, &end, 10);
-	if (errno || end == text || *end || bytes < 1)
-		return cli_usage(cli, "--output-limit wants a number of bytes, not \"%s\"", text);
-	(void)json_object_set_new(body, "output_limit", json_integer(bytes));
-	return -1;
-}
-
 /* Options stand before and after ID, not after the first word of code. Returns
  * -1 to go on. */
 static int options_take(struct cli *cli, int argc, char **argv, json_t *body, const char **file)
@@ -283,7 +270,8 @@ static int options_take(struct cli *cli, int argc, char **argv, json_t *body, co
 		else if (option == 't')
 			status = timeout_set(cli, body, optarg);
 		else if (option == 'o')
-			status = limit_set(cli, body, optarg);
+			status = cli_number(cli, body, "output_limit", optarg, "--output-limit",
+					    "bytes");
 		else
 			status = cli_option(cli, option);
 	}

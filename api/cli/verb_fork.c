@@ -1,6 +1,5 @@
 /* ramet fork: copies a running sandbox, prints the ids of the copies. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "api/cli/cli.h"
@@ -14,25 +13,12 @@ static const struct option options[] = {
 	CLI_COMMON_OPTIONS,
 };
 
-static int count_set(struct cli *cli, json_t *body, const char *text)
-{
-	char *end;
-	long value;
-
-	errno = 0;
-	value = strtol(text, &end, 10);
-	if (errno || end == text || *end || value < 1)
-		return cli_usage(cli, "-n wants a number of children, not \"%s\"", text);
-	(void)json_object_set_new(body, "n", json_integer(value));
-	return -1;
-}
-
 /* Returns -1 to go on. */
 static int option_take(struct cli *cli, int option, json_t *body, const char **trace)
 {
 	switch (option) {
 	case 'n':
-		return count_set(cli, body, optarg);
+		return cli_number(cli, body, "n", optarg, "-n", "children");
 	case 'k':
 		(void)json_object_set_new(body, "keep_random", json_true());
 		return -1;
@@ -89,13 +75,12 @@ static void result_print(const struct cli *cli, const json_t *reply)
 static int fork_run(const struct cli *cli, const char *id, json_t *body, const char *trace)
 {
 	cleanup_file FILE *out = trace ? fopen(trace, "we") : NULL;
-	cleanup_free char *path = client_path(id, "/fork", NULL);
 	struct reply reply = { 0 };
 	int status, traced = CLI_OK;
 
 	if (trace && !out)
 		return cli_fail("cannot write %s: %s", trace, strerror(errno));
-	status = path ? client_call(cli, "POST", path, body, &reply) : cli_fail("out of memory");
+	status = client_call_sandbox(cli, "POST", id, "/fork", body, &reply);
 	if (status)
 		return status;
 	result_print(cli, reply.json);

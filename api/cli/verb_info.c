@@ -28,18 +28,14 @@ static void value_print(const char *prefix, const char *key, const json_t *value
 
 int verb_info(struct cli *cli, int argc, char **argv)
 {
-	cleanup_free char *path = NULL;
 	struct reply reply = { 0 };
-	int status = cli_options(cli, argc, argv);
+	int status = cli_one_id(cli, argc, argv, "info");
 	const char *key;
 	json_t *value;
 
 	if (status >= 0)
 		return status;
-	if (argc - optind != 1)
-		return cli_usage(cli, "info wants one id");
-	path = client_path(argv[optind], "", NULL);
-	status = path ? client_call(cli, "GET", path, NULL, &reply) : cli_fail("out of memory");
+	status = client_call_sandbox(cli, "GET", argv[optind], "", NULL, &reply);
 	if (status)
 		return status;
 	if (cli->json) {
@@ -77,12 +73,10 @@ int verb_console(struct cli *cli, int argc, char **argv)
 	bool terminal = isatty(STDOUT_FILENO);
 	struct transfer transfer = { .data = console_write, .arg = &terminal };
 	cleanup_free char *path = NULL;
-	int status = cli_options(cli, argc, argv);
+	int status = cli_one_id(cli, argc, argv, "console");
 
 	if (status >= 0)
 		return status;
-	if (argc - optind != 1)
-		return cli_usage(cli, "console wants one id");
 	path = client_path(argv[optind], "/console", NULL);
 	status = path ? client_transfer(cli, "GET", path, &transfer) : cli_fail("out of memory");
 	return status ? status : cli_finish();

@@ -6,10 +6,8 @@
 
 static int change_run(const struct cli *cli, const char *id, const char *rest, const char *what)
 {
-	cleanup_free char *path = client_path(id, rest, NULL);
 	struct reply reply = { 0 };
-	int status =
-		path ? client_call(cli, "POST", path, NULL, &reply) : cli_fail("out of memory");
+	int status = client_call_sandbox(cli, "POST", id, rest, NULL, &reply);
 
 	if (status)
 		return status;
@@ -38,38 +36,26 @@ int verb_merge(struct cli *cli, int argc, char **argv)
 
 int verb_pause(struct cli *cli, int argc, char **argv)
 {
-	int status = cli_options(cli, argc, argv);
+	int status = cli_one_id(cli, argc, argv, "pause");
 
-	if (status >= 0)
-		return status;
-	if (argc - optind != 1)
-		return cli_usage(cli, "pause wants one id");
-	return change_run(cli, argv[optind], "/pause", "paused");
+	return status >= 0 ? status : change_run(cli, argv[optind], "/pause", "paused");
 }
 
 int verb_resume(struct cli *cli, int argc, char **argv)
 {
-	int status = cli_options(cli, argc, argv);
+	int status = cli_one_id(cli, argc, argv, "resume");
 
-	if (status >= 0)
-		return status;
-	if (argc - optind != 1)
-		return cli_usage(cli, "resume wants one id");
-	return change_run(cli, argv[optind], "/resume", "resumed");
+	return status >= 0 ? status : change_run(cli, argv[optind], "/resume", "resumed");
 }
 
 int verb_reclaim(struct cli *cli, int argc, char **argv)
 {
-	cleanup_free char *path = NULL;
 	struct reply reply = { 0 };
-	int status = cli_options(cli, argc, argv);
+	int status = cli_one_id(cli, argc, argv, "reclaim");
 
 	if (status >= 0)
 		return status;
-	if (argc - optind != 1)
-		return cli_usage(cli, "reclaim wants one id");
-	path = client_path(argv[optind], "/reclaim", NULL);
-	status = path ? client_call(cli, "POST", path, NULL, &reply) : cli_fail("out of memory");
+	status = client_call_sandbox(cli, "POST", argv[optind], "/reclaim", NULL, &reply);
 	if (status)
 		return status;
 	if (cli->json)

@@ -1,6 +1,5 @@
 /* ramet rm: closes sandboxes; goes on after a failure and says so at the end. */
 #include "api/cli/cli.h"
-#include "lib/cleanup.h"
 
 static const struct option options[] = {
 	{ "all", no_argument, NULL, 'a' },
@@ -9,14 +8,11 @@ static const struct option options[] = {
 
 static int sandbox_remove(const struct cli *cli, const char *id)
 {
-	cleanup_free char *path = client_path(id, "", NULL);
 	struct reply reply = { 0 };
-	int status =
-		path ? client_call(cli, "DELETE", path, NULL, &reply) : cli_fail("out of memory");
+	int status = client_call_sandbox(cli, "DELETE", id, "", NULL, &reply);
 
-	if (!status && cli->json) {
+	if (!status && cli->json)
 		print_json(reply.json);
-	}
 	reply_clear(&reply);
 	return status;
 }
