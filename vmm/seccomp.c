@@ -11,14 +11,6 @@
 #include "vmm/filter/filter.h"
 #include "vmm/jail.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-
 #ifdef SANITIZED
 /* LeakSanitizer asks at exit: a sealed process cannot start its tracer. */
 static bool sealed;

@@ -5,6 +5,15 @@
 
 #include <linux/filter.h>
 
+/* Workers of ASan builds do more than others; see generate.c. */
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+
 /* Stands for the worker's own pid, which is known when the filter is loaded. More
  * than any pid, and no flag or command. */
 #define FILTER_OWN_PID 0x5e1f91d5u

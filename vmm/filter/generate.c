@@ -22,14 +22,6 @@
 #include "lib/err.h"
 #include "vmm/filter/filter.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-
 #define RULE_CONDITIONS_MAX 2
 
 struct rule {
