@@ -6,22 +6,6 @@
 
 #define PAGES 512u
 
-/* What every map must be. */
-static void map_is_sound(const struct extent_map *map)
-{
-	uint64_t at = 0;
-
-	for (size_t i = 0; i < map->count; i++) {
-		assert_int_equal(map->extents[i].start, at);
-		assert_true(map->extents[i].end > at);
-		assert_int_equal(map->extents[i].end % PAGE, 0);
-		if (i)
-			assert_int_not_equal(map->extents[i].layer, map->extents[i - 1].layer);
-		at = map->extents[i].end;
-	}
-	assert_int_equal(at, map->size);
-}
-
 /* A map of layers 0 to depth - 1 over zeros, in up to 30 random ranges. */
 static struct extent_map *map_random(uint64_t *seed, uint32_t depth)
 {

@@ -11,22 +11,6 @@ static struct range pages(uint64_t first, uint64_t end)
 	return (struct range){ first * PAGE, end * PAGE };
 }
 
-/* What every map must be. */
-static void map_is_sound(const struct extent_map *map)
-{
-	uint64_t at = 0;
-
-	for (size_t i = 0; i < map->count; i++) {
-		assert_int_equal(map->extents[i].start, at);
-		assert_true(map->extents[i].end > at);
-		assert_int_equal(map->extents[i].end % PAGE, 0);
-		if (i)
-			assert_int_not_equal(map->extents[i].layer, map->extents[i - 1].layer);
-		at = map->extents[i].end;
-	}
-	assert_int_equal(at, map->size);
-}
-
 static void map_is(const struct extent_map *map, const uint32_t *layers)
 {
 	map_is_sound(map);

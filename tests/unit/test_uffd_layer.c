@@ -189,6 +189,17 @@ static struct extent_map *map_of(const struct extent *extents, size_t count)
 	return map;
 }
 
+/* Each page shows the layer that the map says, filled with its number plus one. */
+static void assert_stitched(const uint8_t *base, const struct extent_map *map)
+{
+	for (uint64_t page = 0; page < PAGES; page++) {
+		uint32_t layer = extent_map_find(map, page * PAGE)->layer;
+
+		assert_true(
+			page_is(base + page * PAGE, page, layer == EXTENT_ZERO ? 0 : layer + 1));
+	}
+}
+
 static void a_stitched_child_sees_each_layer_at_its_place(void **state)
 {
 	const struct extent extents[] = { { 0, 400, 0 }, { 100, 200, 1 }, { 150, 160, 2 } };
@@ -204,16 +215,11 @@ static void a_stitched_child_sees_each_layer_at_its_place(void **state)
 	assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
 	assert_int_equal((uintptr_t)base % SIZE, 0);
 	assert_int_equal(stitch(base, map, false, layers, 3, &err), 0);
-	for (uint64_t page = 0; page < PAGES; page++) {
-		uint32_t layer = extent_map_find(map, page * PAGE)->layer;
-
-		assert_true(
-			page_is(base + page * PAGE, page, layer == EXTENT_ZERO ? 0 : layer + 1));
-	}
+	assert_stitched(base, map);
 	assert_int_equal(munmap(base, SIZE), 0);
 }
 
-/* Whatever lies over whatever: each page shows the layer that the map says. */
+/* Whatever lies over whatever. */
 static void any_order_of_layers_is_stitched_right(void **state)
 {
 	cleanup_close int a = layer_filled(1);
@@ -239,12 +245,7 @@ static void any_order_of_layers_is_stitched_right(void **state)
 		map = map_of(extents, 40);
 		assert_int_equal(stitch_reserve(&base, SIZE, &err), 0);
 		assert_int_equal(stitch(base, map, false, layers, 3, &err), 0);
-		for (uint64_t page = 0; page < PAGES; page++) {
-			uint32_t layer = extent_map_find(map, page * PAGE)->layer;
-
-			assert_true(page_is(base + page * PAGE, page,
-					    layer == EXTENT_ZERO ? 0 : layer + 1));
-		}
+		assert_stitched(base, map);
 		assert_int_equal(munmap(base, SIZE), 0);
 		free(map);
 	}
@@ -274,12 +275,7 @@ static void what_lies_above_is_stitched_over_what_is_there(void **state)
 	assert_int_equal(stitch(base, below, false, layers, 1, &err), 0);
 	assert_true(page_is(base + 50 * PAGE, 50, 1));
 	assert_int_equal(stitch(base, map, true, layers, 2, &err), 0);
-	for (uint64_t page = 0; page < PAGES; page++) {
-		uint32_t layer = extent_map_find(map, page * PAGE)->layer;
-
-		assert_true(
-			page_is(base + page * PAGE, page, layer == EXTENT_ZERO ? 0 : layer + 1));
-	}
+	assert_stitched(base, map);
 	assert_int_equal(munmap(base, SIZE), 0);
 }
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "lib/clock.h"
+#include "uffd/extent_map.h"
 #include "uffd/ranges.h"
 #include "uffd/userfault.h"
 
@@ -62,6 +63,22 @@ static inline bool page_is(const void *at, uint64_t page, uint32_t version)
 		if (words[i] != (version ? seed + i * 0x9e3779b97f4a7c15u : 0))
 			return false;
 	return true;
+}
+
+/* What every map must be. */
+static inline void map_is_sound(const struct extent_map *map)
+{
+	uint64_t at = 0;
+
+	for (size_t i = 0; i < map->count; i++) {
+		assert_int_equal(map->extents[i].start, at);
+		assert_true(map->extents[i].end > at);
+		assert_int_equal(map->extents[i].end % PAGE, 0);
+		if (i)
+			assert_int_not_equal(map->extents[i].layer, map->extents[i - 1].layer);
+		at = map->extents[i].end;
+	}
+	assert_int_equal(at, map->size);
 }
 
 static inline unsigned int fds_open(void)
