@@ -286,6 +286,10 @@ class Actions(Work):
         if not winner.closing and self.is_gone(winner):
             self.merged(parent, winner)
             sandboxes = [parent]
+        self.blame(sandboxes, error, f"{parent.id} cannot be merged")
+
+    def blame(self, sandboxes, error, what):
+        """Which of them it was about is for each to tell; one must."""
         for sandbox in sandboxes:
             try:
                 self.verify(sandbox, everything=False)
@@ -293,7 +297,7 @@ class Actions(Work):
                 self.world.judge(sandbox, own)
                 error = None
         if error:
-            raise Mismatch(f"{parent.id} cannot be merged: {error}") from error
+            raise Mismatch(f"{what}: {error}") from error
 
     def is_gone(self, sandbox):
         try:
@@ -320,15 +324,7 @@ class Actions(Work):
             else:
                 self.diff(one, two)
         except ApiError as error:
-            # Which of both it was about is for each to tell.
-            for sandbox in picked:
-                try:
-                    self.verify(sandbox, everything=False)
-                except ApiError as own:
-                    self.world.judge(sandbox, own)
-                    error = None
-            if error:
-                raise Mismatch(f"diff of {one.id} and {two.id}: {error}") from error
+            self.blame(picked, error, f"diff of {one.id} and {two.id}")
         finally:
             for sandbox in picked:
                 sandbox.lock.release()
