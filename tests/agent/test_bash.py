@@ -6,16 +6,11 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from wire import (BASH, CANCEL, CANCELLED, CUT, STDOUT, TIMED_OUT, Agent, AgentError, alive,
-                  wait_gone)
+from cases import AgentCase
+from wire import BASH, CANCEL, CANCELLED, CUT, STDOUT, TIMED_OUT, AgentError, alive, wait_gone
 
 
-class BashCase(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.agent = Agent()
-        cls.addClassCleanup(cls.agent.close)
-
+class BashCase(AgentCase):
     def bash(self, code, **options):
         return self.agent.bash(code, **options)
 

@@ -5,29 +5,16 @@ import os
 import stat
 import struct
 import sys
-import tempfile
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from cases import DirectoryCase
 from wire import FILE_CHUNK, HANDLES_MAX, Agent, AgentError, xxh3
 
 UNKNOWN = (1 << 64) - 1
 
 
-class FilesCase(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.agent = Agent()
-        cls.addClassCleanup(cls.agent.close)
-
-    def setUp(self):
-        tmp = tempfile.TemporaryDirectory(prefix="ramet-files-", dir="/dev/shm")
-        self.addCleanup(tmp.cleanup)
-        self.dir = tmp.name
-
-    def path(self, name):
-        return os.path.join(self.dir, name)
-
+class FilesCase(DirectoryCase):
     def put(self, name, data=b"old", mode=0o644):
         with open(self.path(name), "wb") as f:
             f.write(data)

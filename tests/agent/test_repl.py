@@ -6,15 +6,11 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from cases import AgentCase
 from wire import CUT, INTERRUPTED, RESULT, STDOUT, Agent, alive, wait_gone
 
 
-class ReplCase(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.agent = Agent()
-        cls.addClassCleanup(cls.agent.close)
-
+class ReplCase(AgentCase):
     def run_ok(self, code, **options):
         r = self.agent.run(code, **options)
         self.assertEqual((r.exit_code, r.flags, r.stderr), (0, 0, ""), r)

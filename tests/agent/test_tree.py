@@ -8,11 +8,11 @@ import stat
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from cases import DirectoryCase
 from wire import (CREDIT, CANCEL, ERROR, TREE, TREE_ENTRIES, TREE_PAGE, TREES_MAX, Agent,
                   AgentError, wait_gone)
 
@@ -20,20 +20,7 @@ MIB = 1 << 20
 BLOCK = 64 * 1024
 
 
-class TreeCase(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.agent = Agent()
-        cls.addClassCleanup(cls.agent.close)
-
-    def setUp(self):
-        tmp = tempfile.TemporaryDirectory(prefix="ramet-tree-", dir="/dev/shm")
-        self.addCleanup(tmp.cleanup)
-        self.dir = tmp.name
-
-    def path(self, name):
-        return os.path.join(self.dir, name)
-
+class TreeCase(DirectoryCase):
     def put(self, name, data=b"data"):
         os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
         with open(self.path(name), "wb") as f:
