@@ -255,6 +255,17 @@ def is_constant(code):
     return not code.co_names and all(type(c) is not type(code) for c in code.co_consts)
 
 
+def compile_expression(text, name, flags):
+    """The code of a line that is an expression, in half the time and memory that
+    compile() takes by way of a tree; else None."""
+    if "\n" in text or "\\" in text:  # it would warn of a bad escape twice
+        return None
+    try:
+        return compile(text, name, "eval", flags | _ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, True)
+    except SyntaxError:
+        return None
+
+
 def run_code(code, namespace):
     value = eval(code, namespace)
     if not code.co_flags & CO_COROUTINE:
@@ -284,6 +295,10 @@ def evaluate(data):
     text = source_dedent(data.decode("utf-8"))
     source_register(name, text)
     flags = state.future_flags
+    code = compile_expression(text, name, flags)
+    if code is not None:
+        sys.displayhook(run_code(code, namespace))
+        return not is_constant(code)
     tree = compile(text, name, "exec", PARSE_FLAGS | flags, True)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
     flags |= _ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
