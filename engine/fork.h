@@ -49,9 +49,6 @@ void fork_heir_drop(struct fork *fork);
 int fork_add_child(struct fork *fork, unsigned int i, const struct fork_params *params,
 		   struct ramet_err *err);
 
-/* Starts as many children as there are processors that the parent leaves free. */
-void fork_start_beside_parent(struct fork *fork);
-
 /* The parent runs, or has ended: the children follow. */
 void fork_start_children(struct fork *fork);
 

@@ -1,8 +1,9 @@
 /* The children of a fork, from their entry in the list to their first answer.
  *
- * They start one after the other, a few at a time: many more than there are
- * processors would only slow each other down, and everybody's first answer. Until
- * the parent runs it keeps a processor to itself. */
+ * They start once the parent runs, which waits for nobody. By then the donor has
+ * copied what they need first. They start one after the other, a few at a time: many
+ * more than there are processors would only slow each other down, and everybody's
+ * first answer. */
 #include <errno.h>
 #include <string.h>
 #include <sys/sysinfo.h>
@@ -28,9 +29,7 @@ static void child_start(struct fork *fork, struct sandbox *child)
 {
 	struct vm *vm = pool_take(&fork->shells);
 	struct ramet_err err;
-	/* Right after the fork most of its hot pages are still to be filled: it would
-	 * wait for each of them, while the donor copies many at a time. */
-	int r = vm ? sandbox_restore(child, fork->frozen, vm, fork->parent_done, &err)
+	int r = vm ? sandbox_restore(child, fork->frozen, vm, &err)
 		   : err_set(&err, EIO, "the sandbox's worker died before it was used");
 
 	if (r < 0)
@@ -85,11 +84,6 @@ static int children_on_stall(sd_event_source *source, uint64_t usec, void *arg)
 	children_start(fork, processors());
 	children_watch(fork);
 	return 0;
-}
-
-void fork_start_beside_parent(struct fork *fork)
-{
-	children_start(fork, processors() - 1);
 }
 
 void fork_start_children(struct fork *fork)

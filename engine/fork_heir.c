@@ -165,6 +165,4 @@ void fork_heir_start(struct fork *fork)
 
 	if (r < 0)
 		heir_failed(fork, &err);
-	else
-		fork_start_beside_parent(fork);
 }

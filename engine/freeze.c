@@ -19,7 +19,7 @@
 
 /* Ranges that one fork adds at most, where the limit of extents has room. */
 #define RANGES_LEAST 16u
-#define RANGES_MOST  64u
+#define RANGES_MOST  48u
 
 /* Each child maps each range, but the pages between are copied once. */
 #define CHILDREN_MANY 8u
@@ -339,7 +339,7 @@ static int freeze_donate(struct sandbox *s, const struct frozen *frozen, struct 
 	if (frozen->memory == vm->memory) {
 		vm_release(vm);
 	} else {
-		int r = memory_donate(frozen->memory, vm, err);
+		int r = memory_donate(frozen->memory, vm, frozen->hot, err);
 
 		if (r < 0)
 			return r;

@@ -176,8 +176,8 @@ int sandbox_create_restored(struct sandbox *sandbox, struct ramet_err *err);
 /* The same once the template is ready. */
 int sandbox_restore_image(struct sandbox *sandbox, struct image *image, struct ramet_err *err);
 /* Runs a copy of `frozen` in the shell `vm`, which it owns from now on; ready when
- * the guest has confirmed its identity. `heat`: see frozen_restore(). */
-int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *vm, bool heat,
+ * the guest has confirmed its identity. */
+int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *vm,
 		    struct ramet_err *err);
 
 /* The connection to the guest's agent failed: an agent_callbacks member. */

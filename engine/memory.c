@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/hot.h"
 #include "engine/internal.h"
 #include "engine/memory_layer.h"
 #include "lib/cleanup.h"
@@ -141,7 +142,8 @@ static void donor_gone(void *arg)
 	donor_lost(arg, &err);
 }
 
-int memory_donate(struct memory *memory, struct vm *vm, struct ramet_err *err)
+int memory_donate(struct memory *memory, struct vm *vm, const struct hot *hot,
+		  struct ramet_err *err)
 {
 	static const struct vm_events events = {
 		.worker = { .filled = donor_filled, .refused = donor_refused, .lost = donor_lost },
@@ -150,12 +152,19 @@ int memory_donate(struct memory *memory, struct vm *vm, struct ramet_err *err)
 	struct memory_layer *layer = memory_top(memory);
 	const struct memory *own = vm->memory;
 	int sources[CONTROL_LAYERS_MAX];
-	uint32_t count = own ? (uint32_t)own->layer_count : 0;
+	struct worker_donate donate = {
+		.layer_fd = layer->write_fd,
+		.uffd_fd = layer->engine->uffd_fd,
+		.source_fds = sources,
+		.source_count = own ? (uint32_t)own->layer_count : 0,
+		.hot = hot ? hot->pages : NULL,
+		.hot_count = hot ? hot->count : 0,
+	};
 	int r;
 
-	for (uint32_t i = 0; i < count; i++)
+	for (uint32_t i = 0; i < donate.source_count; i++)
 		sources[i] = own->layers[i]->fd;
-	r = worker_donate(vm->worker, layer->write_fd, layer->engine->uffd_fd, sources, count, err);
+	r = worker_donate(vm->worker, &donate, err);
 	if (r < 0)
 		return r;
 	layer->donor = vm;

@@ -55,8 +55,10 @@ int memory_check_served(const struct memory *memory, unsigned int more, struct r
 /* Bytes of memory that the layers take, each counted in full. */
 uint64_t memory_resident(const struct memory *memory);
 
-/* `vm`, paused, becomes the donor: on success it belongs to the layer. */
-int memory_donate(struct memory *memory, struct vm *vm, struct ramet_err *err);
+/* `vm`, paused, becomes the donor: on success it belongs to the layer. It copies
+ * the hot pages first (hot.h; NULL: not known). */
+int memory_donate(struct memory *memory, struct vm *vm, const struct hot *hot,
+		  struct ramet_err *err);
 
 /* How much processor time the top layer's donor gets; see vm_set_weight(). */
 void memory_set_weight(const struct memory *memory, unsigned int percent);

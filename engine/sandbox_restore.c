@@ -70,7 +70,7 @@ static void restore_refused(void *arg, uint32_t request, const struct ramet_err 
 	sandbox_fail(arg, &cause);
 }
 
-int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *vm, bool heat,
+int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *vm,
 		    struct ramet_err *err)
 {
 	const struct engine *engine = sandbox->engine;
@@ -83,8 +83,7 @@ int sandbox_restore(struct sandbox *sandbox, struct frozen *frozen, struct vm *v
 	sandbox->timings.reserve_ns = sandbox->restored_ns - sandbox->created_ns;
 	vm_set_owner(vm, &sandbox_running_events, sandbox);
 	log_debug("sandbox %s has worker %s", sandbox->id, vm->name);
-	return frozen_restore(frozen, vm, heat && engine->count <= engine->limits.heat_sandboxes,
-			      err);
+	return frozen_restore(frozen, vm, engine->count <= engine->limits.heat_sandboxes, err);
 }
 
 static void restore_start(struct sandbox *s)
@@ -97,7 +96,7 @@ static void restore_start(struct sandbox *s)
 	pool_cancel(&s->shell);
 	s->frozen = NULL;
 	if (vm)
-		r = sandbox_restore(s, frozen, vm, true, &err);
+		r = sandbox_restore(s, frozen, vm, &err);
 	else
 		r = err_set(&err, EIO, "the sandbox's worker died before it was used");
 	frozen_unref(frozen);

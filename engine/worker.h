@@ -99,6 +99,14 @@ struct worker_restore {
 	uint32_t hot_count;
 };
 
+struct worker_donate {
+	int layer_fd, uffd_fd; /* these stay the caller's */
+	const int *source_fds; /* the layers that the worker's own memory is mapped from */
+	uint32_t source_count;
+	const struct control_pages *hot; /* to be copied first */
+	uint32_t hot_count;
+};
+
 /* Requests; descriptors stay the caller's. What the socket does not take now
  * is sent later, in order. -EINVAL: not in the state for it; -ENOBUFS, -ENOMEM. */
 int worker_host(struct worker *worker, const void *facts, size_t length, struct ramet_err *err);
@@ -112,9 +120,7 @@ int worker_run(struct worker *worker, struct ramet_err *err);
 int worker_pause(struct worker *worker, const struct control_pause *pause, int bundle_fd,
 		 struct ramet_err *err);
 int worker_resume(struct worker *worker, struct ramet_err *err);
-/* `sources`: the layers that the worker's own memory is mapped from. */
-int worker_donate(struct worker *worker, int layer_fd, int uffd_fd, const int *sources,
-		  uint32_t count, struct ramet_err *err);
+int worker_donate(struct worker *worker, const struct worker_donate *donate, struct ramet_err *err);
 /* Child `id` waits for pages in `ranges` through `uffd`. -E2BIG. */
 int worker_child(struct worker *worker, uint32_t id, uint64_t base, int uffd,
 		 const struct range_list *ranges, struct ramet_err *err);

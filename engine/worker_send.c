@@ -237,21 +237,25 @@ int worker_resume(struct worker *worker, struct ramet_err *err)
 			      NULL, 0, err);
 }
 
-int worker_donate(struct worker *worker, int layer_fd, int uffd_fd, const int *sources,
-		  uint32_t count, struct ramet_err *err)
+int worker_donate(struct worker *worker, const struct worker_donate *donate, struct ramet_err *err)
 {
 	struct control_donate message = {
 		.header = { CONTROL_VERSION, CONTROL_DONATE },
-		.source_layers = count,
+		.source_layers = donate->source_count,
+		.hot_count = donate->hot_count,
 	};
-	int fds[2 + CONTROL_LAYERS_MAX] = { layer_fd, uffd_fd };
+	int fds[2 + CONTROL_LAYERS_MAX] = { donate->layer_fd, donate->uffd_fd };
 
-	if (count > CONTROL_LAYERS_MAX)
+	if (donate->source_count > CONTROL_LAYERS_MAX)
 		return err_set(err, EINVAL, "more than %u memory layers", CONTROL_LAYERS_MAX);
-	if (count)
-		memcpy(fds + 2, sources, count * sizeof(fds[0]));
+	if (donate->hot_count > CONTROL_HOT_MAX)
+		return err_set(err, EINVAL, "more than %u hot ranges", CONTROL_HOT_MAX);
+	if (donate->source_count)
+		memcpy(fds + 2, donate->source_fds, donate->source_count * sizeof(fds[0]));
+	if (donate->hot_count)
+		memcpy(message.hot, donate->hot, donate->hot_count * sizeof(message.hot[0]));
 	return worker_request(worker, WORKER_PAUSED, WORKER_DONATING, &message, sizeof(message),
-			      fds, 2 + count, err);
+			      fds, 2 + donate->source_count, err);
 }
 
 int worker_child(struct worker *worker, uint32_t id, uint64_t base, int uffd,

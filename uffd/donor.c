@@ -57,22 +57,40 @@ static int target_map(struct donor *donor, struct ramet_err *err)
 	return userfault_register(donor->uffd, (uint64_t)target, donor->p.size, err);
 }
 
-static int range_compare_size(const void *a, const void *b, void *ranges)
+static int range_compare_size(const void *a, const void *b)
 {
-	const struct range *x = (const struct range *)ranges + *(const uint32_t *)a;
-	const struct range *y = (const struct range *)ranges + *(const uint32_t *)b;
+	const struct range *x = a, *y = b;
 	uint64_t size_x = x->end - x->start, size_y = y->end - y->start;
 
 	return size_x < size_y ? -1 : size_x > size_y;
 }
 
-/* What a guest needs at once lies scattered (its kernel's and its processes' own
- * data); large ranges are bulk. */
-static void ranges_order(struct donor *d)
+/* What the caller names; then the small ranges before the large: what a guest needs
+ * at once lies scattered (its kernel's and its processes' own data), large ranges
+ * are bulk. */
+static int ahead_plan(struct donor *d, const struct donor_params *params, struct ramet_err *err)
 {
-	for (uint32_t i = 0; i < d->p.range_count; i++)
-		d->order[i] = i;
-	qsort_r(d->order, d->p.range_count, sizeof(d->order[0]), range_compare_size, d->ranges);
+	size_t room = params->first_count + params->range_count;
+
+	d->ahead = calloc(room + 1, sizeof(*d->ahead));
+	if (!d->ahead)
+		return err_set(err, ENOMEM, "no memory to fill a memory layer");
+	for (size_t i = 0; i < params->first_count; i++) {
+		const struct range *first = &params->first[i];
+		const struct range *r = ranges_find(d->ranges, params->range_count, first->start);
+
+		if (r && first->end > first->start)
+			d->ahead[d->ahead_count++] =
+				(struct range){ first->start,
+						first->end < r->end ? first->end : r->end };
+	}
+	if (!params->range_count)
+		return 0;
+	memcpy(d->ahead + d->ahead_count, d->ranges, params->range_count * sizeof(*d->ranges));
+	qsort(d->ahead + d->ahead_count, params->range_count, sizeof(*d->ahead),
+	      range_compare_size);
+	d->ahead_count += params->range_count;
+	return 0;
 }
 
 static int donor_alloc(struct donor *d, struct ramet_err *err)
@@ -80,15 +98,16 @@ static int donor_alloc(struct donor *d, struct ramet_err *err)
 	uint64_t pages = d->p.size >> RANGE_SHIFT;
 
 	d->ranges = calloc(d->p.range_count + 1, sizeof(*d->ranges));
-	d->order = calloc(d->p.range_count + 1, sizeof(*d->order));
 	d->done = calloc(pages / 64 + 1, sizeof(*d->done));
 	d->demanded = calloc(DONOR_DEMANDED_MAX, sizeof(*d->demanded));
-	if (!d->ranges || !d->order || !d->done || !d->demanded)
+	if (!d->ranges || !d->done || !d->demanded)
 		return err_set(err, ENOMEM, "no memory to fill a memory layer");
 	if (d->p.range_count)
 		memcpy(d->ranges, d->p.ranges, d->p.range_count * sizeof(*d->ranges));
 	d->p.ranges = d->ranges;
-	ranges_order(d);
+	if (ahead_plan(d, &d->p, err))
+		return -ENOMEM;
+	d->p.first = NULL;
 	d->stats.bytes = ranges_bytes(d->ranges, d->p.range_count);
 	d->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (d->epoll < 0)
@@ -138,7 +157,7 @@ void donor_destroy(struct donor *donor)
 	close_fd(&donor->epoll);
 	free(donor->demanded);
 	free(donor->done);
-	free(donor->order);
+	free(donor->ahead);
 	free(donor->ranges);
 	free(donor);
 }

@@ -2,7 +2,8 @@
  *
  * A donor has the pages (a retired worker's frozen guest memory, or any other
  * mapping that no longer changes) and copies the given ranges of them into the
- * layer: first what children wait for, else the small ranges before the large. Pages go in with
+ * layer: first what children wait for, else what they are known to need soon, else the small
+ * ranges before the large. Pages go in with
  * UFFDIO_COPY, through a mapping of its own, because a page must be complete
  * the moment it is in the layer: from then on children map it unasked.
  *
@@ -50,6 +51,10 @@ struct donor_params {
 	const uint8_t *source;      /* must not change, nor be unmapped, until donor_finish() */
 	const struct range *ranges; /* what the layer shall hold: see ranges_check() */
 	size_t range_count;
+	/* Filled before all others, in this order; what is not to be filled is left out. May be
+	 * NULL; not kept. */
+	const struct range *first;
+	size_t first_count;
 	const int *source_layers; /* descriptors of all layers that `source` is mapped from */
 	size_t source_layer_count;
 	/* A child broke the protocol and is served no longer: it will hang. Must not call the
@@ -87,7 +92,7 @@ void donor_remove_child(struct donor *donor, uint32_t id);
  * the layer cannot be completed. */
 int donor_serve(struct donor *donor, struct ramet_err *err);
 
-/* donor_serve(), then copies up to 1 MiB ahead (256 KiB when children were
+/* donor_serve(), then copies up to 128 KiB ahead (64 KiB when children were
  * waiting), so the next call is never far. Errors as there. */
 int donor_step(struct donor *donor, struct ramet_err *err);
 

@@ -91,8 +91,8 @@ int donor_fill(struct donor *donor, uint64_t start, uint64_t end, struct ramet_e
 
 int donor_fill_ahead(struct donor *donor, uint64_t bytes, struct ramet_err *err)
 {
-	while (bytes && donor->at_range < donor->p.range_count) {
-		const struct range *r = &donor->ranges[donor->order[donor->at_range]];
+	while (bytes && donor->at_range < donor->ahead_count) {
+		const struct range *r = &donor->ahead[donor->at_range];
 		uint64_t start = donor->at > r->start ? donor->at : r->start;
 		uint64_t end = r->end - start > bytes ? start + bytes : r->end;
 		int rc = donor_fill(donor, start, end, err);

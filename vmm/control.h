@@ -213,7 +213,9 @@ struct control_donate {
 	struct control_header header;
 	uint32_t source_layers; /* descriptors behind the first two: what the donor's own
 				 * memory is mapped from */
-	uint32_t reserved;
+	uint32_t hot_count;
+	/* Pages that guests will ask for first: they are copied before all others. */
+	struct control_pages hot[CONTROL_HOT_MAX];
 };
 
 #define CONTROL_CHILD_RANGES_MAX 500u

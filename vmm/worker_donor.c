@@ -11,6 +11,8 @@
 #include "uffd/layer.h"
 #include "vmm/worker_internal.h"
 
+#define TOUCHED_FIRST 256u
+
 /* A child that breaks the protocol is the daemon's to end: it finds it hanging. */
 static void child_failed(void *arg, uint32_t child, const struct ramet_err *err)
 {
@@ -18,8 +20,34 @@ static void child_failed(void *arg, uint32_t child, const struct ramet_err *err)
 	log_error("child %u: %s", child, err->msg);
 }
 
+/* What the VMM works with, its successors need to restore the machine, before
+ * their guests run; and they will ask for the hot pages, to copy them ahead. */
+static size_t ranges_first(const struct worker *w, const struct control_donate *donate,
+			   struct range *first)
+{
+	const struct guest_memory *mem = &w->machine.mem;
+	size_t count = 0;
+
+	for (uint64_t word = 0; word < mem->size / PAGE_SIZE / 64; word++)
+		for (uint64_t bits = mem->touched[word]; bits && count < TOUCHED_FIRST;
+		     bits &= bits - 1) {
+			uint64_t page = word * 64 + (unsigned int)__builtin_ctzll(bits);
+
+			first[count++] = (struct range){ page * PAGE_SIZE, (page + 1) * PAGE_SIZE };
+		}
+	for (uint32_t i = 0; i < donate->hot_count; i++) {
+		uint64_t start = (uint64_t)donate->hot[i].first * PAGE_SIZE;
+
+		first[count++] =
+			(struct range){ start, start + (uint64_t)donate->hot[i].count * PAGE_SIZE };
+	}
+	return count;
+}
+
 int handle_donate(struct worker *w, struct worker_message *message, struct ramet_err *err)
 {
+	const struct control_donate *donate = &message->u.donate;
+	struct range first[TOUCHED_FIRST + CONTROL_HOT_MAX];
 	struct donor_params params = {
 		.device = message->fds[1],
 		.layer = message->fds[0],
@@ -33,10 +61,13 @@ int handle_donate(struct worker *w, struct worker_message *message, struct ramet
 	};
 	int rc;
 
-	if (message->u.donate.source_layers != message->fd_count - 2)
+	if (donate->source_layers != message->fd_count - 2 || donate->hot_count > CONTROL_HOT_MAX)
 		return err_set(err, EPROTO,
-			       "donate message with %u layers came with %zu descriptors",
-			       message->u.donate.source_layers, message->fd_count);
+			       "donate message with %u layers and %u hot ranges came with %zu "
+			       "descriptors",
+			       donate->source_layers, donate->hot_count, message->fd_count);
+	params.first = first;
+	params.first_count = ranges_first(w, donate, first);
 	rc = donor_create(&w->donor, &params, err);
 	if (rc)
 		return rc;

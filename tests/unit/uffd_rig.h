@@ -24,6 +24,8 @@ struct rig {
 	struct range_list *ranges;
 	struct extent_map *map; /* ranges = layer 0, the rest zeros */
 	struct donor *donor;
+	const struct range *first; /* for the donor */
+	size_t first_count;
 	/* What child_failed was told. */
 	unsigned int failed;
 	uint32_t failed_child[RIG_FAILED];
@@ -69,6 +71,8 @@ static inline int rig_donor(struct rig *rig, struct ramet_err *err)
 		.source = rig->source,
 		.ranges = rig->ranges->ranges,
 		.range_count = rig->ranges->count,
+		.first = rig->first,
+		.first_count = rig->first_count,
 		.child_failed = rig_child_failed,
 		.arg = rig,
 	};
