@@ -110,7 +110,7 @@ int sandbox_enlist(struct sandbox *sandbox, sandbox_cb done, void *arg, struct r
 	if (sandbox->builder) {
 		TAILQ_INSERT_TAIL(&engine->builders, sandbox, link);
 	} else {
-		r = state_record(engine->state, sandbox->id, sandbox->template_name, err);
+		r = state_record(engine->state, sandbox->id, err);
 		if (r < 0)
 			return r;
 		TAILQ_INSERT_TAIL(&engine->sandboxes, sandbox, link);

@@ -231,22 +231,10 @@ const char *state_run_dir(const struct state *state)
 	return state->run_dir;
 }
 
-int state_record(struct state *state, const char *id, const char *text, struct ramet_err *err)
+int state_record(struct state *state, const char *id, struct ramet_err *err)
 {
-	cleanup_close int fd = openat(state->run_fd, id,
-				      O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	size_t length = strlen(text);
-	ssize_t n;
-
-	if (fd < 0)
+	if (linkat(state->dir_fd, LOCK_NAME, state->run_fd, id, 0) < 0)
 		return err_errno(err, errno, "cannot record sandbox %s", id);
-	n = write(fd, text, length);
-	if (n != (ssize_t)length) {
-		int code = n < 0 ? errno : ENOSPC;
-
-		state_forget(state, id);
-		return err_errno(err, code, "cannot record sandbox %s", id);
-	}
 	return 0;
 }
 

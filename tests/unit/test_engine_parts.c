@@ -157,12 +157,12 @@ static void records_come_and_go(void **state)
 	struct state *s = state_of(state);
 	struct ramet_err err;
 
-	assert_int_equal(state_record(s, "sbx_a", "python", NULL), 0);
+	assert_int_equal(state_record(s, "sbx_a", NULL), 0);
 	assert_int_equal(access("state/run/sbx_a", F_OK), 0);
-	assert_int_equal(state_record(s, "sbx_a", "python", &err), -EEXIST);
+	assert_int_equal(state_record(s, "sbx_a", &err), -EEXIST);
 	state_forget(s, "sbx_a");
 	assert_int_equal(access("state/run/sbx_a", F_OK), -1);
-	assert_int_equal(state_record(s, "sbx_b", "python", NULL), 0);
+	assert_int_equal(state_record(s, "sbx_b", NULL), 0);
 	state_close(s);
 	assert_int_equal(access("state/run", F_OK), -1);
 }
