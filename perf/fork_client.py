@@ -16,6 +16,7 @@ from pathlib import Path
 import host
 
 LIMIT = 240  # seconds that any one step may take
+QUIET_SECONDS = 0.2
 
 
 class Failed(RuntimeError):
@@ -93,15 +94,23 @@ class Client:
     def workers(self):
         return host.workers_of(self.process.pid)
 
+    @staticmethod
+    def _quiet():
+        """Whether the processors had next to nothing to do for a moment."""
+        before = host.busy_seconds()
+        select.select([], [], [], QUIET_SECONDS)
+        return host.busy_seconds() - before <= QUIET_SECONDS / 5
+
     def settle(self):
         """Waits until the pool is full and nothing but sandboxes and idle shells is
-        there: no donor fills a layer, nothing is being closed."""
+        there: no donor fills a layer, nothing is being closed, and the host's kernel has
+        buried what was."""
         end = time.monotonic() + LIMIT
         while True:
             now = self.capacity()
             known = now["sandboxes"]["total"] + now["pool"]["ready"]
             if (now["pool"]["ready"] >= self.pool and not now["pool"]["starting"]
-                    and len(self.workers()) == known):
+                    and len(self.workers()) == known and self._quiet()):
                 return
             if time.monotonic() > end:
                 raise Failed(f"the daemon does not come to rest: {now}, "

@@ -34,6 +34,13 @@ def facts():
     }
 
 
+def busy_seconds():
+    """Processor time that anybody used since the start, the kernel's own threads too."""
+    line = read("/proc/stat").split("\n", 1)[0]
+    user, nice, system, _, _, irq, softirq, *_ = map(int, line.split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def kvm(ramet, repeat=5):
     """The kind of KVM and the cost of an exit, from `ramet doctor`; the lowest
     of some probes, as other load only adds to it."""
