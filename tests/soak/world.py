@@ -116,6 +116,8 @@ class World:
             connection.request(method, target, body, headers)
             reply = connection.getresponse()
             data = reply.read()
+        except http.client.IncompleteRead as error:  # a download: judge() knows why it ended
+            raise ApiError(409, "cut_off", f"{method} {target}: {error!r}") from error
         except (OSError, http.client.HTTPException) as error:
             raise Mismatch(f"{method} {target}: no reply: {error!r}") from error
         finally:
