@@ -339,7 +339,9 @@ static int freeze_donate(struct sandbox *s, const struct frozen *frozen, struct 
 	if (frozen->memory == vm->memory) {
 		vm_release(vm);
 	} else {
-		int r = memory_donate(frozen->memory, vm, frozen->hot, err);
+		/* Several children, as they start, have work for all processors. */
+		bool hurry = !s->fork || s->fork->count == 1;
+		int r = memory_donate(frozen->memory, vm, frozen->hot, hurry, err);
 
 		if (r < 0)
 			return r;

@@ -142,7 +142,7 @@ static void donor_gone(void *arg)
 	donor_lost(arg, &err);
 }
 
-int memory_donate(struct memory *memory, struct vm *vm, const struct hot *hot,
+int memory_donate(struct memory *memory, struct vm *vm, const struct hot *hot, bool hurry,
 		  struct ramet_err *err)
 {
 	static const struct vm_events events = {
@@ -159,6 +159,7 @@ int memory_donate(struct memory *memory, struct vm *vm, const struct hot *hot,
 		.source_count = own ? (uint32_t)own->layer_count : 0,
 		.hot = hot ? hot->pages : NULL,
 		.hot_count = hot ? hot->count : 0,
+		.hurry = hurry,
 	};
 	int r;
 

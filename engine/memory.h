@@ -56,8 +56,9 @@ int memory_check_served(const struct memory *memory, unsigned int more, struct r
 uint64_t memory_resident(const struct memory *memory);
 
 /* `vm`, paused, becomes the donor: on success it belongs to the layer. It copies
- * the hot pages first (hot.h; NULL: not known). */
-int memory_donate(struct memory *memory, struct vm *vm, const struct hot *hot,
+ * the hot pages first (hot.h; NULL: not known). `hurry`: then all else at once;
+ * or it leaves the processors to others for a while. */
+int memory_donate(struct memory *memory, struct vm *vm, const struct hot *hot, bool hurry,
 		  struct ramet_err *err);
 
 /* How much processor time the top layer's donor gets; see vm_set_weight(). */

@@ -105,6 +105,7 @@ struct worker_donate {
 	uint32_t source_count;
 	const struct control_pages *hot; /* to be copied first */
 	uint32_t hot_count;
+	bool hurry; /* nobody else needs the processor */
 };
 
 /* Requests; descriptors stay the caller's. What the socket does not take now

@@ -243,6 +243,7 @@ int worker_donate(struct worker *worker, const struct worker_donate *donate, str
 		.header = { CONTROL_VERSION, CONTROL_DONATE },
 		.source_layers = donate->source_count,
 		.hot_count = donate->hot_count,
+		.hurry = donate->hurry,
 	};
 	int fds[2 + CONTROL_LAYERS_MAX] = { donate->layer_fd, donate->uffd_fd };
 

@@ -84,6 +84,7 @@ static int ahead_plan(struct donor *d, const struct donor_params *params, struct
 				(struct range){ first->start,
 						first->end < r->end ? first->end : r->end };
 	}
+	d->ahead_first = d->ahead_count;
 	if (!params->range_count)
 		return 0;
 	memcpy(d->ahead + d->ahead_count, d->ranges, params->range_count * sizeof(*d->ranges));
@@ -165,6 +166,11 @@ void donor_destroy(struct donor *donor)
 int donor_fd(const struct donor *donor)
 {
 	return donor->epoll;
+}
+
+bool donor_wanted(const struct donor *donor)
+{
+	return donor->busy || donor->at_range < donor->ahead_first;
 }
 
 bool donor_done(const struct donor *donor)

@@ -96,6 +96,10 @@ int donor_serve(struct donor *donor, struct ramet_err *err);
  * waiting), so the next call is never far. Errors as there. */
 int donor_step(struct donor *donor, struct ramet_err *err);
 
+/* Whether children waited at the last look, or what was named first is still being
+ * copied. Otherwise there is no hurry. */
+bool donor_wanted(const struct donor *donor);
+
 /* Whether every page of the ranges is in the layer. */
 bool donor_done(const struct donor *donor);
 

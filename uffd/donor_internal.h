@@ -25,13 +25,13 @@ struct donor_child {
 struct donor {
 	struct donor_params p; /* `ranges` is a copy; descriptors are not kept */
 	struct range *ranges;
-	struct range *ahead; /* parts of ranges, in the order in which to copy them */
-	size_t ahead_count;
-	uint8_t *target; /* the layer, shared; NULL once finished */
-	int uffd;        /* watches `target`, so that pages can be put there */
-	int epoll;       /* children's userfaultfds */
-	uint64_t *done;  /* one bit for each page of the layer */
-	size_t at_range; /* where to go on copying ahead: index into ahead */
+	struct range *ahead;             /* parts of ranges, in the order in which to copy them */
+	size_t ahead_count, ahead_first; /* all, and those that the caller named */
+	uint8_t *target;                 /* the layer, shared; NULL once finished */
+	int uffd;                        /* watches `target`, so that pages can be put there */
+	int epoll;                       /* children's userfaultfds */
+	uint64_t *done;                  /* one bit for each page of the layer */
+	size_t at_range;                 /* where to go on copying ahead: index into ahead */
 	uint64_t at;
 	bool busy; /* children were waiting at the last look */
 	struct donor_child *children;

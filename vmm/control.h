@@ -214,6 +214,8 @@ struct control_donate {
 	uint32_t source_layers; /* descriptors behind the first two: what the donor's own
 				 * memory is mapped from */
 	uint32_t hot_count;
+	uint32_t hurry; /* 1: nobody else needs the processor */
+	uint32_t reserved;
 	/* Pages that guests will ask for first: they are copied before all others. */
 	struct control_pages hot[CONTROL_HOT_MAX];
 };

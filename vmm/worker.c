@@ -251,7 +251,7 @@ static int message_wait(struct worker *w, struct ramet_err *err)
 	struct worker_message message;
 	int rc;
 
-	(void)poll(pfd, 2, donation_busy(w) ? 0 : -1);
+	(void)poll(pfd, 2, donation_wait_ms(w));
 	rc = message_take(w, &message, err);
 	if (rc > 0) {
 		rc = message_dispatch(w, &message, err);

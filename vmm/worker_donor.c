@@ -13,6 +13,11 @@
 
 #define TOUCHED_FIRST 256u
 
+/* For so long, unless it shall hurry, it uses no more of a processor than 1 / (1 + REST_SHARE)
+ * for what nobody waits for. */
+#define GENTLE_NS  300000000u
+#define REST_SHARE 7u
+
 /* A child that breaks the protocol is the daemon's to end: it finds it hanging. */
 static void child_failed(void *arg, uint32_t child, const struct ramet_err *err)
 {
@@ -73,6 +78,7 @@ int handle_donate(struct worker *w, struct worker_message *message, struct ramet
 		return rc;
 	w->donor_layer = take_fd(&message->fds[0]);
 	w->donor_start_ns = clock_monotonic_ns();
+	w->donor_gentle_ns = w->donor_start_ns + (donate->hurry ? 0 : GENTLE_NS);
 	/* The guest never runs again. Its virtual machine goes with this process: to
 	 * end it takes milliseconds, in which children would wait. */
 	w->phase = WORKER_DONOR;
@@ -121,21 +127,44 @@ static int filled(struct worker *w, struct ramet_err *err)
 	return control_reply(w, &reply, sizeof(reply), NULL, 0);
 }
 
+/* A donor that nobody waits for leaves the processor to those who just started. */
+static void donation_rest(struct worker *w, uint64_t began)
+{
+	uint64_t now = clock_monotonic_ns();
+
+	if (now < w->donor_gentle_ns && !donor_wanted(w->donor))
+		w->donor_rest_ns = now + REST_SHARE * (now - began);
+}
+
 int donation_step(struct worker *w, struct ramet_err *err)
 {
+	uint64_t began = clock_monotonic_ns();
 	int rc;
 
 	if (w->donor_layer < 0)
 		return 0; /* finished: children are only freed of their watch */
-	rc = donor_step(w->donor, err);
+	if (began < w->donor_rest_ns) {
+		rc = donor_serve(w->donor, err);
+		if (donor_wanted(w->donor))
+			w->donor_rest_ns = 0;
+	} else {
+		rc = donor_step(w->donor, err);
+		if (!rc)
+			donation_rest(w, began);
+	}
 	if (!rc && donor_done(w->donor))
 		rc = filled(w, err);
 	return rc;
 }
 
-bool donation_busy(const struct worker *w)
+int donation_wait_ms(const struct worker *w)
 {
-	return w->phase == WORKER_DONOR && w->donor_layer >= 0;
+	uint64_t now;
+
+	if (w->phase != WORKER_DONOR || w->donor_layer < 0)
+		return -1;
+	now = clock_monotonic_ns();
+	return now < w->donor_rest_ns ? (int)((w->donor_rest_ns - now) / 1000000) + 1 : 0;
 }
 
 int donation_fd(const struct worker *w)

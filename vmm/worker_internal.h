@@ -45,6 +45,8 @@ struct worker {
 	struct donor *donor; /* WORKER_DONOR */
 	int donor_layer;     /* to be sealed when it is full */
 	uint64_t donor_start_ns;
+	uint64_t donor_gentle_ns; /* until then it rests between steps */
+	uint64_t donor_rest_ns;   /* until then only children that wait are served */
 };
 
 /* One message as it came in. Handlers take the descriptors they keep out of
@@ -95,8 +97,8 @@ int handle_child(struct worker *w, struct worker_message *message, struct ramet_
 /* One round of a donor: serves its children, copies a piece, or waits when all
  * is done. Control messages are the caller's. 0 or -errno. */
 int donation_step(struct worker *w, struct ramet_err *err);
-bool donation_busy(const struct worker *w);
-int donation_fd(const struct worker *w); /* -1: none */
+int donation_wait_ms(const struct worker *w); /* until the next step; -1: for ever */
+int donation_fd(const struct worker *w);      /* -1: none */
 void donation_end(struct worker *w);
 
 /* The guest has stopped for w->pause: reports it. */

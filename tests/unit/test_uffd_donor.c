@@ -148,7 +148,9 @@ static void what_is_named_first_is_filled_first(void **state)
 	rig.first = first;
 	rig.first_count = 3;
 	assert_int_equal(rig_donor(&rig, &err), 0);
+	assert_true(donor_wanted(rig.donor));
 	assert_int_equal(donor_step(rig.donor, &err), 0);
+	assert_false(donor_wanted(rig.donor)); /* nobody waits for the rest */
 	assert_true(page_there(&rig, 700));
 	assert_true(page_there(&rig, 1022));
 	assert_true(page_there(&rig, 1023));
