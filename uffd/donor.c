@@ -68,8 +68,9 @@ static int range_compare_size(const void *a, const void *b)
 /* What the caller names; then the small ranges before the large: what a guest needs
  * at once lies scattered (its kernel's and its processes' own data), large ranges
  * are bulk. */
-static int ahead_plan(struct donor *d, const struct donor_params *params, struct ramet_err *err)
+static int ahead_plan(struct donor *d, struct ramet_err *err)
 {
+	const struct donor_params *params = &d->p;
 	size_t room = params->first_count + params->range_count;
 
 	d->ahead = calloc(room + 1, sizeof(*d->ahead));
@@ -106,9 +107,9 @@ static int donor_alloc(struct donor *d, struct ramet_err *err)
 	if (d->p.range_count)
 		memcpy(d->ranges, d->p.ranges, d->p.range_count * sizeof(*d->ranges));
 	d->p.ranges = d->ranges;
-	if (ahead_plan(d, &d->p, err))
+	if (ahead_plan(d, err))
 		return -ENOMEM;
-	d->p.first = NULL;
+	d->p.first = NULL; /* the caller's */
 	d->stats.bytes = ranges_bytes(d->ranges, d->p.range_count);
 	d->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (d->epoll < 0)
